@@ -1,0 +1,1 @@
+"""poc: a container runtime for Python."""

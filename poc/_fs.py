@@ -1,0 +1,150 @@
+"""Files: written whole or not at all, read without surprises. Knows nothing of containers."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def write_atomic(path: str, data: bytes | str, mode: int = 0o644, sync: bool = False) -> None:
+    """Write ``data`` under a temporary name and rename it over ``path``: a reader never sees half a file.
+
+    ``sync`` also survives a power cut; without it the file survives any crash but that one.
+    """
+    temporary = f"{path}.{os.getpid()}.tmp"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    try:
+        write_all(fd, data.encode() if isinstance(data, str) else data)
+        if sync:
+            os.fsync(fd)
+        os.rename(temporary, path)
+    except BaseException:
+        remove_file(temporary)
+        raise
+    finally:
+        os.close(fd)
+    if sync:
+        sync_directory(os.path.dirname(path) or ".")
+
+
+def write_all(fd: int, data: bytes | memoryview) -> None:
+    """`write` until all of ``data`` is written; a pipe or a full disk may take it in parts."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def sync_directory(path: str) -> None:
+    """Make renames in a directory survive a power cut."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_json(path: str, value: Any, mode: int = 0o644, sync: bool = False) -> None:
+    """`write_atomic` of ``value`` as JSON."""
+    write_atomic(path, json.dumps(value), mode, sync)
+
+
+def read_json(path: str) -> Any:
+    """The JSON value in a file. Raises OSError, and ValueError naming the file when it is not JSON."""
+    data = read_bytes(path)
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def read_bytes(path: str) -> bytes:
+    """A whole file, without the cost of `open`'s text layer."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return read_all(fd)
+    finally:
+        os.close(fd)
+
+
+def read_all(fd: int) -> bytes:
+    """Read until end of file."""
+    chunks = []
+    while chunk := os.read(fd, 1 << 16):
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def read_text(path: str) -> str:
+    """A small text file (procfs, cgroupfs), stripped."""
+    return read_bytes(path).decode("utf-8", "surrogateescape").strip()
+
+
+def write_text(path: str, value: str) -> None:
+    """One `write` to an existing kernel file (procfs, cgroupfs). The OSError names the file."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, value.encode())
+    except OSError as error:
+        raise OSError(error.errno, f"write {value!r} to {path}: {os.strerror(error.errno or 0)}") from None
+    finally:
+        os.close(fd)
+
+
+def remove_file(path: str) -> None:
+    """`unlink`, content when there is nothing."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass  # somebody else's clean-up was first
+
+
+def remove_tree(path: str) -> None:
+    """Delete a directory tree without following links or crossing into another file system.
+
+    Content when it is gone already. Raises OSError (EXDEV) at a mount point: a tree with something
+    mounted in it is never emptied through the mount.
+    """
+    try:
+        parent = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        _remove_at(parent, os.path.basename(path), os.fstat(parent).st_dev)
+    finally:
+        os.close(parent)
+
+
+def _remove_at(parent: int, name: str, device: int) -> None:
+    try:
+        entry = os.stat(name, dir_fd=parent, follow_symlinks=False)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISDIR(entry.st_mode):
+        os.unlink(name, dir_fd=parent)
+        return
+    if entry.st_dev != device:
+        raise OSError(18, f"{name} is a mount point; not deleting through it")
+    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        for child in os.listdir(fd):
+            _remove_at(fd, child, device)
+    finally:
+        os.close(fd)
+    os.rmdir(name, dir_fd=parent)
+
+
+def process_start_time(pid: int) -> int | None:
+    """When a process started, in clock ticks since boot; None when there is none, or it is a zombie.
+
+    With the pid it names one process for ever: pids are used again, the pair is not (proc_pid_stat(5), field 22).
+    """
+    try:
+        fields = read_bytes(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] in (b"Z", b"X") else int(fields[19])

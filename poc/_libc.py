@@ -1,0 +1,160 @@
+"""The kernel calls poc needs and Python's ``os`` lacks: one wrapper each, the error names the call and the path.
+
+``PyDLL`` keeps the GIL during a call: none of these block, and a forked child must never wait for a lock
+that a thread of its parent holds. Numbers of system calls from 424 on are the same on every architecture.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+libc = ctypes.PyDLL(None, use_errno=True)
+libc.syscall.restype = ctypes.c_long
+_mount = libc.mount
+_mount.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p)
+_prctl = libc.prctl
+_prctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong)
+
+_SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41, "riscv64": 41}.get(os.uname().machine, 155)
+_SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_FSOPEN, _SYS_FSCONFIG, _SYS_FSMOUNT = 428, 429, 430, 431, 432
+_SYS_CLONE3, _SYS_CLOSE_RANGE, _SYS_OPENAT2, _SYS_MOUNT_SETATTR = 435, 436, 437, 442
+
+AT_FDCWD, AT_EMPTY_PATH, AT_RECURSIVE, AT_SYMLINK_NOFOLLOW = -100, 0x1000, 0x8000, 0x100
+
+# mount(2)
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_SYNCHRONOUS, MS_REMOUNT, MS_MANDLOCK, MS_DIRSYNC = (
+    1 << n for n in range(8)
+)
+MS_NOSYMFOLLOW, MS_NOATIME, MS_NODIRATIME, MS_BIND, MS_MOVE, MS_REC, MS_SILENT = (1 << n for n in range(8, 15))
+MS_UNBINDABLE, MS_PRIVATE, MS_SLAVE, MS_SHARED, MS_RELATIME = (1 << n for n in range(17, 22))
+MS_STRICTATIME, MS_LAZYTIME = 1 << 24, 1 << 25
+MNT_DETACH = 2
+
+# mount_setattr(2), fsmount(2), open_tree(2), move_mount(2)
+MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC = 1, 2, 4, 8
+OPEN_TREE_CLONE, OPEN_TREE_CLOEXEC = 1, os.O_CLOEXEC
+MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH = 4, 0x40
+FSOPEN_CLOEXEC, FSMOUNT_CLOEXEC = 1, 1
+_FSCONFIG_SET_FLAG, _FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE = 0, 1, 6
+
+# openat2(2)
+RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH, RESOLVE_IN_ROOT = 2, 4, 8, 16
+
+# statfs(2)
+PROC_SUPER_MAGIC, CGROUP2_SUPER_MAGIC = 0x9FA0, 0x63677270
+
+
+def check(result: int, call: str, path: str | bytes | None = None) -> int:
+    """``result``, or the OSError of errno, whose text names the call and what it was called on."""
+    if result != -1:
+        return result
+    errno = ctypes.get_errno()
+    subject = "" if path is None else " " + os.fsdecode(path)
+    raise OSError(errno, f"{call}{subject}: {os.strerror(errno)}")
+
+
+def mount(source: str | None, target: str, kind: str | None, flags: int = 0, data: str | None = None) -> None:
+    """mount(2)."""
+    encoded = [None if value is None else os.fsencode(value) for value in (source, target, kind, data)]
+    result = _mount(encoded[0], encoded[1], encoded[2], flags, encoded[3])
+    check(result, f"mount {kind or source or 'flags'} on", target)
+
+
+def umount(target: str, flags: int = 0) -> None:
+    """umount2(2)."""
+    check(libc.umount2(os.fsencode(target), flags), "umount", target)
+
+
+def pivot_root(new: str, old: str) -> None:
+    """pivot_root(2)."""
+    check(libc.syscall(_SYS_PIVOT_ROOT, os.fsencode(new), os.fsencode(old)), "pivot_root", new)
+
+
+def unshare(flags: int) -> None:
+    """unshare(2)."""
+    check(libc.unshare(flags), f"unshare {flags:#x}")
+
+
+def setns(fd: int, kind: int = 0) -> None:
+    """setns(2)."""
+    check(libc.setns(fd, kind), "setns")
+
+
+def clone3(arguments: ctypes.Structure) -> int:
+    """clone3(2): the child's pid, 0 in the child. Only `poc.namespaces.clone` knows how to call it safely."""
+    return check(libc.syscall(_SYS_CLONE3, ctypes.byref(arguments), ctypes.sizeof(arguments)), "clone3")
+
+
+def close_range(first: int, last: int = 0xFFFFFFFF) -> None:
+    """close_range(2): close every descriptor from ``first`` to ``last``."""
+    check(libc.syscall(_SYS_CLOSE_RANGE, first, ctypes.c_uint(last), 0), "close_range")
+
+
+class _OpenHow(ctypes.Structure):
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+def openat2(directory: int, path: str, flags: int, resolve: int, mode: int = 0) -> int:
+    """openat2(2), close-on-exec."""
+    how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
+    size = ctypes.sizeof(how)
+    result = libc.syscall(_SYS_OPENAT2, directory, os.fsencode(path), ctypes.byref(how), size)
+    return check(result, "open", path)
+
+
+def open_tree(path: str, recursive: bool = False, directory: int = AT_FDCWD) -> int:
+    """open_tree(2) with OPEN_TREE_CLONE: a detached bind mount of ``path``, as a descriptor."""
+    flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (AT_RECURSIVE if recursive else 0) | (0 if path else AT_EMPTY_PATH)
+    return check(libc.syscall(_SYS_OPEN_TREE, directory, os.fsencode(path), flags), "open_tree", path)
+
+
+def move_mount(mount_fd: int, target_fd: int) -> None:
+    """move_mount(2): attach a detached mount where ``target_fd`` (an O_PATH descriptor) points."""
+    flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
+    check(libc.syscall(_SYS_MOVE_MOUNT, mount_fd, b"", target_fd, b"", flags), "move_mount")
+
+
+class _MountAttr(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_uint64) for name in ("attr_set", "attr_clr", "propagation", "userns_fd"))
+
+
+def mount_setattr(
+    fd: int, set: int = 0, clear: int = 0, propagation: int = 0, recursive: bool = False, userns_fd: int = 0
+) -> None:
+    """mount_setattr(2) on the mount that ``fd`` is the root of."""
+    attributes = _MountAttr(set, clear, propagation, userns_fd)
+    flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
+    size = ctypes.sizeof(attributes)
+    check(libc.syscall(_SYS_MOUNT_SETATTR, fd, b"", flags, ctypes.byref(attributes), size), "mount_setattr")
+
+
+def new_mount(kind: str, options: dict[str, str | None], source: str | None = None, attributes: int = 0) -> int:
+    """fsopen(2), fsconfig(2) for each option (None: a flag), fsmount(2): a new, detached mount as a descriptor."""
+    fs = check(libc.syscall(_SYS_FSOPEN, kind.encode(), FSOPEN_CLOEXEC), "fsopen", kind)
+    try:
+        for key, value in (("source", source or kind), *options.items()):
+            command = _FSCONFIG_SET_FLAG if value is None else _FSCONFIG_SET_STRING
+            data = None if value is None else os.fsencode(value)
+            check(libc.syscall(_SYS_FSCONFIG, fs, command, key.encode(), data, 0), "fsconfig", f"{kind} {key}={value}")
+        check(libc.syscall(_SYS_FSCONFIG, fs, _FSCONFIG_CMD_CREATE, None, None, 0), "mount", kind)
+        return check(libc.syscall(_SYS_FSMOUNT, fs, FSMOUNT_CLOEXEC, attributes), "fsmount", kind)
+    finally:
+        os.close(fs)
+
+
+def prctl(option: int, value: int = 0, *rest: int) -> int:
+    """prctl(2)."""
+    arguments = (*rest, 0, 0, 0)[:3]
+    return check(_prctl(option, value, *arguments), f"prctl {option}")
+
+
+class _StatFS(ctypes.Structure):
+    _fields_ = (("type", ctypes.c_long), ("rest", ctypes.c_long * 31))
+
+
+def filesystem_type(fd: int) -> int:
+    """fstatfs(2): the magic number of the file system that ``fd`` lies on, such as PROC_SUPER_MAGIC."""
+    result = _StatFS()
+    check(libc.fstatfs(fd, ctypes.byref(result)), "fstatfs")
+    return int(result.type)
