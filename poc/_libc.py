@@ -13,8 +13,6 @@ libc = ctypes.PyDLL(None, use_errno=True)
 libc.syscall.restype = ctypes.c_long
 _mount = libc.mount
 _mount.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p)
-_prctl = libc.prctl
-_prctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong)
 
 _SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41, "riscv64": 41}.get(os.uname().machine, 155)
 _SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_FSOPEN, _SYS_FSCONFIG, _SYS_FSMOUNT = 428, 429, 430, 431, 432
@@ -86,9 +84,9 @@ def clone3(arguments: ctypes.Structure) -> int:
     return check(libc.syscall(_SYS_CLONE3, ctypes.byref(arguments), ctypes.sizeof(arguments)), "clone3")
 
 
-def close_range(first: int, last: int = 0xFFFFFFFF) -> None:
-    """close_range(2): close every descriptor from ``first`` to ``last``."""
-    check(libc.syscall(_SYS_CLOSE_RANGE, first, ctypes.c_uint(last), 0), "close_range")
+def cloexec_from(first: int) -> None:
+    """close_range(2) with CLOSE_RANGE_CLOEXEC: every descriptor from ``first`` on is closed by the next execve."""
+    check(libc.syscall(_SYS_CLOSE_RANGE, first, ctypes.c_uint(0xFFFFFFFF), 4), "close_range")
 
 
 class _OpenHow(ctypes.Structure):
@@ -141,12 +139,6 @@ def new_mount(kind: str, options: dict[str, str | None], source: str | None = No
         return check(libc.syscall(_SYS_FSMOUNT, fs, FSMOUNT_CLOEXEC, attributes), "fsmount", kind)
     finally:
         os.close(fs)
-
-
-def prctl(option: int, value: int = 0, *rest: int) -> int:
-    """prctl(2)."""
-    arguments = (*rest, 0, 0, 0)[:3]
-    return check(_prctl(option, value, *arguments), f"prctl {option}")
 
 
 class _StatFS(ctypes.Structure):

@@ -1,0 +1,191 @@
+"""Linux namespaces: one `clone` that starts a process in new ones, and joining those of another process.
+
+Usable alone, as root::
+
+    process = clone(["pid", "uts"], lambda: os.execvp("hostname", ["hostname", "jail"]))
+    process.wait()
+
+Does not set anything up inside: mounts are `poc.rootfs`, links `poc.net`, limits `poc.cgroups`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+from poc._libc import clone3, setns, unshare
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import NoReturn
+
+# OCI name, name under /proc/PID/ns, CLONE_NEW* flag. The order is that of joining: user first, because
+# it grants the rights for the others; mount last, because after it /proc/PID/ns is another file system's.
+NAMESPACES = (
+    ("user", "user", 0x10000000),
+    ("cgroup", "cgroup", 0x02000000),
+    ("ipc", "ipc", 0x08000000),
+    ("uts", "uts", 0x04000000),
+    ("network", "net", 0x40000000),
+    ("pid", "pid", 0x20000000),
+    ("time", "time", 0x00000080),
+    ("mount", "mnt", 0x00020000),
+)
+FLAGS = {name: flag for name, _, flag in NAMESPACES}
+PROC_NAMES = {name: proc for name, proc, _ in NAMESPACES}
+
+_CLONE_PIDFD, _CLONE_PARENT, _CLONE_INTO_CGROUP = 0x1000, 0x8000, 0x200000000
+
+
+class _CloneArguments(ctypes.Structure):
+    _fields_ = tuple(
+        (name, ctypes.c_uint64)
+        for name in (
+            *("flags", "pidfd", "child_tid", "parent_tid", "exit_signal", "stack", "stack_size", "tls"),
+            *("set_tid", "set_tid_size", "cgroup"),
+        )
+    )
+
+
+class Process:
+    """A child process: ``pid`` as seen from here and ``pidfd``, which can't come to mean another process."""
+
+    __slots__ = ("pid", "pidfd", "returncode")
+
+    def __init__(self, pid: int, pidfd: int) -> None:
+        self.pid = pid
+        self.pidfd = pidfd
+        self.returncode: int | None = None
+
+    def wait(self) -> int:
+        """Reap it. Returns the exit status, or minus the number of the signal that ended it."""
+        if self.returncode is None:
+            self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            os.close(self.pidfd)
+        return self.returncode
+
+    def kill(self, signum: int = signal.SIGKILL) -> None:
+        """Send a signal; content when the process has ended."""
+        if self.returncode is not None:
+            return
+        try:
+            signal.pidfd_send_signal(self.pidfd, signum)
+        except ProcessLookupError:
+            pass  # ended, not yet reaped
+
+
+def flags_of(names: Iterable[str]) -> int:
+    """The CLONE_NEW* bits of OCI namespace names. Raises KeyError for an unknown one."""
+    flags = 0
+    for name in names:
+        flags |= FLAGS[name]
+    return flags
+
+
+def clone(names: Iterable[str], child: Callable[[], int | None], cgroup_fd: int | None = None) -> Process:
+    """Start ``child`` in a new process with new namespaces: one clone3(2).
+
+    ``names`` are OCI names (`FLAGS`); ``cgroup_fd`` is the directory of a v2 cgroup to be born in. The
+    child never returns into the caller's frames: it executes a program, or ends with the value of
+    ``child`` (None: 0), or 1 after an exception. It has the caller's memory as `os.fork` gives it, so
+    it should import nothing. Safe in a program with threads. Raises OSError.
+    """
+    arguments = _CloneArguments(flags=flags_of(names), exit_signal=signal.SIGCHLD)
+    if cgroup_fd is not None:
+        arguments.flags |= _CLONE_INTO_CGROUP
+        arguments.cgroup = cgroup_fd
+    if len(os.listdir("/proc/self/task")) > 1:
+        return _clone_from_fork(arguments, child)
+    pidfd = ctypes.c_int(-1)
+    arguments.flags |= _CLONE_PIDFD
+    arguments.pidfd = ctypes.addressof(pidfd)
+    pid = _raw_clone(arguments)
+    if pid == 0:
+        run_and_exit(child)
+    return Process(pid, pidfd.value)
+
+
+def _raw_clone(arguments: _CloneArguments) -> int:
+    # The interpreter's own fork hooks: without them the child keeps the parent's thread state and import lock.
+    python = ctypes.pythonapi
+    python.PyOS_BeforeFork()
+    pid = -1
+    try:
+        pid = clone3(arguments)
+    finally:
+        if pid == 0:
+            python.PyOS_AfterFork_Child()
+        else:
+            python.PyOS_AfterFork_Parent()
+    return pid
+
+
+def _clone_from_fork(arguments: _CloneArguments, child: Callable[[], int | None]) -> Process:
+    # A raw clone3 skips glibc's fork handlers, and a malloc lock that another thread holds would stay locked
+    # in the child for ever. os.fork runs them; its only thread then clones a sibling of its own.
+    arguments.flags |= _CLONE_PARENT
+    arguments.exit_signal = 0
+    reader, writer = os.pipe()
+    stub = os.fork()
+    if stub == 0:
+        os.close(reader)
+        run_and_exit(lambda: _clone_and_tell(arguments, child, writer))
+    os.close(writer)
+    try:
+        answer = os.read(reader, 32)
+        os.waitpid(stub, 0)
+    finally:
+        os.close(reader)
+    pid = int(answer or b"-5")
+    if pid < 0:
+        raise OSError(-pid, f"clone3: {os.strerror(-pid)}")
+    return Process(pid, os.pidfd_open(pid))
+
+
+def _clone_and_tell(arguments: _CloneArguments, child: Callable[[], int | None], writer: int) -> None:
+    try:
+        pid = _raw_clone(arguments)
+    except OSError as error:
+        pid = -(error.errno or 5)
+    if pid == 0:
+        os.close(writer)
+        run_and_exit(child)
+    os.write(writer, b"%d" % pid)
+
+
+def run_and_exit(child: Callable[[], int | None]) -> NoReturn:
+    """Call ``child`` and end this process with its result; no caller's ``finally`` or ``except`` runs."""
+    status = 1
+    try:
+        status = child() or 0
+    except BaseException:
+        sys.__excepthook__(*sys.exc_info())  # prints without importing anything
+    finally:
+        os._exit(status)
+
+
+def join(pid: int, names: Iterable[str]) -> None:
+    """Enter namespaces of a process with setns(2), in the order that works. Raises OSError.
+
+    Joining ``pid`` counts for children made afterwards, not for the caller (pid_namespaces(7)).
+    """
+    wanted = set(names)
+    opened = [
+        (os.open(f"/proc/{pid}/ns/{proc}", os.O_RDONLY | os.O_CLOEXEC), flag)
+        for name, proc, flag in NAMESPACES
+        if name in wanted
+    ]
+    try:
+        for fd, flag in opened:
+            setns(fd, flag)
+    finally:
+        for fd, _ in opened:
+            os.close(fd)
+
+
+def leave(names: Iterable[str]) -> None:
+    """Move the calling thread into new namespaces with unshare(2). Raises OSError."""
+    unshare(flags_of(names))

@@ -1,0 +1,544 @@
+"""The container's file system: an overlay, a plan of mounts, and `pivot_root`.
+
+A plan is a list of operations made from an OCI configuration by a pure function (`plan`); applying one
+means calling ``apply(root_fd)`` on each in order, inside the container's own mount namespace::
+
+    clone(["mount"])
+      └─ detach_propagation()         nothing mounted from here on reaches the host
+         Overlay(...).mount(root)     the image's layers below a writable one
+         for step in plan(spec): step.apply(root_fd)
+         enter(root)                  pivot_root, old root gone
+
+Every target is a path that the image may have prepared, so it is resolved with openat2(2) and
+RESOLVE_IN_ROOT and mounted on by descriptor: a symlink to ``/`` leads to the container's own root.
+Knows nothing of processes, networks or limits.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import struct
+from typing import TYPE_CHECKING
+
+from poc import _libc
+from poc._libc import (
+    MNT_DETACH,
+    MS_BIND,
+    MS_DIRSYNC,
+    MS_LAZYTIME,
+    MS_MANDLOCK,
+    MS_NOATIME,
+    MS_NODEV,
+    MS_NODIRATIME,
+    MS_NOEXEC,
+    MS_NOSUID,
+    MS_NOSYMFOLLOW,
+    MS_PRIVATE,
+    MS_RDONLY,
+    MS_REC,
+    MS_RELATIME,
+    MS_SHARED,
+    MS_SILENT,
+    MS_SLAVE,
+    MS_STRICTATIME,
+    MS_SYNCHRONOUS,
+    MS_UNBINDABLE,
+    RESOLVE_IN_ROOT,
+    RESOLVE_NO_SYMLINKS,
+)
+from poc.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from typing import Any, Protocol
+
+    class Step(Protocol):
+        """One operation of a plan. ``root_fd`` is an O_PATH descriptor of the container's root."""
+
+        def apply(self, root_fd: int) -> None: ...
+
+
+# mount(8): the option that sets a flag, the one that clears it, the flag
+_SWITCHES = (
+    ("ro", "rw", MS_RDONLY),
+    ("nosuid", "suid", MS_NOSUID),
+    ("nodev", "dev", MS_NODEV),
+    ("noexec", "exec", MS_NOEXEC),
+    ("sync", "async", MS_SYNCHRONOUS),
+    ("mand", "nomand", MS_MANDLOCK),
+    ("noatime", "atime", MS_NOATIME),
+    ("nodiratime", "diratime", MS_NODIRATIME),
+    ("relatime", "norelatime", MS_RELATIME),
+    ("strictatime", "nostrictatime", MS_STRICTATIME),
+    ("lazytime", "nolazytime", MS_LAZYTIME),
+    ("nosymfollow", "symfollow", MS_NOSYMFOLLOW),
+    ("silent", "loud", MS_SILENT),
+)
+# mount(8) option: (flags set, flags cleared)
+_FLAGS = {"defaults": (0, 0), "dirsync": (MS_DIRSYNC, 0), "bind": (MS_BIND, 0), "rbind": (MS_BIND | MS_REC, 0)}
+_FLAGS.update((on, (flag, 0)) for on, _, flag in _SWITCHES)
+_FLAGS.update((off, (0, flag)) for _, off, flag in _SWITCHES)
+PROPAGATION = {"private": MS_PRIVATE, "slave": MS_SLAVE, "shared": MS_SHARED, "unbindable": MS_UNBINDABLE}
+PROPAGATION.update([("r" + name, flag | MS_REC) for name, flag in PROPAGATION.items()])
+# mount(2) flag: the mount_setattr(2) attribute, for what can be set on a detached bind mount
+_ATTRIBUTES = {
+    MS_RDONLY: 1,
+    MS_NOSUID: 2,
+    MS_NODEV: 4,
+    MS_NOEXEC: 8,
+    MS_NODIRATIME: 0x80,
+    MS_NOSYMFOLLOW: 0x200000,
+    MS_NOATIME: 0x10,
+    MS_STRICTATIME: 0x20,
+    MS_RELATIME: 0,
+}
+_ATIME_MASK = 0x70
+_ATIME_FLAGS = MS_NOATIME | MS_STRICTATIME | MS_RELATIME
+
+DEV_LINKS = (
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("ptmx", "pts/ptmx"),
+    ("core", "/proc/kcore"),
+)
+_NULL_DEVICE = os.makedev(1, 3)
+
+
+def open_in_root(root_fd: int, path: str, flags: int = os.O_PATH) -> int:
+    """Open a path as a process chrooted to ``root_fd`` would find it, symlinks included (openat2(2))."""
+    return _libc.openat2(root_fd, path.lstrip("/") or ".", flags, RESOLVE_IN_ROOT)
+
+
+def make_in_root(root_fd: int, path: str, directory: bool = True) -> int:
+    """Like `open_in_root`, and makes what is missing: parents as directories, the last as asked."""
+    path = os.path.normpath("/" + path).lstrip("/")
+    try:
+        return open_in_root(root_fd, path)
+    except FileNotFoundError:
+        pass  # the common case is that it is there
+    parent_path, name = os.path.split(path)
+    parent = make_in_root(root_fd, parent_path)
+    try:
+        if directory:
+            os.mkdir(name, 0o755, dir_fd=parent)
+        else:
+            os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644, dir_fd=parent))
+        return _libc.openat2(parent, name, os.O_PATH, RESOLVE_NO_SYMLINKS)
+    except FileExistsError:
+        raise OSError(40, f"mount target /{path} is a symlink that leads nowhere inside the container") from None
+    finally:
+        os.close(parent)
+
+
+def proc_path(fd: int) -> str:
+    """A path that names what an O_PATH descriptor refers to, for calls that take no descriptor."""
+    return f"/proc/self/fd/{fd}"
+
+
+class Mount:
+    """One OCI mount (config-linux.md, Mounts): where from, where to, and its options taken apart.
+
+    ``flags`` and ``cleared`` are mount(2) flags, ``propagation`` a tuple of them, ``data`` what is left
+    for the file system itself.
+    """
+
+    __slots__ = ("cleared", "data", "flags", "kind", "propagation", "source", "target")
+
+    def __init__(self, target: str, kind: str, source: str | None = None, options: Iterable[str] = ()) -> None:
+        self.target = target
+        self.kind = kind
+        self.source = source
+        self.flags = 0
+        self.cleared = 0
+        propagation = []
+        data = []
+        for option in options:
+            if option in _FLAGS:
+                on, off = _FLAGS[option]
+                self.flags = (self.flags | on) & ~off
+                self.cleared = (self.cleared | off) & ~on
+            elif option in PROPAGATION:
+                propagation.append(PROPAGATION[option])
+            else:
+                data.append(option)
+        self.propagation = tuple(propagation)
+        self.data = ",".join(data)
+
+    def apply(self, root_fd: int) -> None:
+        """Mount it below ``root_fd``. Raises OSError naming source and target."""
+        try:
+            if self.flags & MS_BIND:
+                self._bind(root_fd)
+            else:
+                self._mount(root_fd)
+            self._propagate(root_fd)
+        except OSError as error:
+            what = f"bind {self.source}" if self.flags & MS_BIND else self.kind
+            raise OSError(error.errno, f"mount {what} on {self.target}: {_reason(error)}") from None
+
+    def _mount(self, root_fd: int) -> None:
+        target = self._own_directory(root_fd) if self.kind in ("proc", "sysfs") else make_in_root(root_fd, self.target)
+        try:
+            _libc.mount(self.source or self.kind, proc_path(target), self.kind, self.flags, self.data or None)
+        finally:
+            os.close(target)
+
+    def _own_directory(self, root_fd: int) -> int:
+        # CVE-2019-19921: an image whose /proc is a symlink could have it mounted elsewhere, and then
+        # write its own "/proc/self/attr/exec". These two go on a real directory or nowhere.
+        os.close(make_in_root(root_fd, self.target))
+        path = self.target.lstrip("/")
+        return _libc.openat2(root_fd, path, os.O_PATH | os.O_DIRECTORY, RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS)
+
+    def _bind(self, root_fd: int) -> None:
+        source = self.source or ""
+        tree = _libc.open_tree(source, recursive=bool(self.flags & MS_REC))
+        try:
+            if attributes := self.attributes():
+                _libc.mount_setattr(tree, *attributes)
+            target = make_in_root(root_fd, self.target, stat.S_ISDIR(os.fstat(tree).st_mode))
+            try:
+                _libc.move_mount(tree, target)
+            finally:
+                os.close(target)
+        finally:
+            os.close(tree)
+
+    def attributes(self) -> tuple[int, int] | None:
+        """(set, cleared) for mount_setattr(2), None when nothing changes."""
+        on = off = 0
+        for flag, attribute in _ATTRIBUTES.items():
+            on |= attribute if self.flags & flag else 0
+            off |= attribute if self.cleared & flag else 0
+        if self.flags & _ATIME_FLAGS:
+            off |= _ATIME_MASK  # EINVAL unless the whole mask is cleared when one of the atime modes is set
+        return (on, off) if on or off else None
+
+    def _propagate(self, root_fd: int) -> None:
+        for flag in self.propagation:
+            target = open_in_root(root_fd, self.target)
+            try:
+                _libc.mount(None, proc_path(target), None, flag)
+            finally:
+                os.close(target)
+
+
+class Device:
+    """A device node made with mknod(2), as in OCI ``linux.devices``."""
+
+    __slots__ = ("gid", "mode", "path", "rdev", "uid")
+
+    def __init__(
+        self, path: str, kind: str, major: int = 0, minor: int = 0, mode: int = 0o666, uid: int = 0, gid: int = 0
+    ) -> None:
+        types = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
+        self.path = path
+        self.mode = types[kind] | stat.S_IMODE(mode)
+        self.rdev = 0 if kind == "p" else os.makedev(major, minor)
+        self.uid = uid
+        self.gid = gid
+
+    def apply(self, root_fd: int) -> None:
+        """Make the node; its parents are made, an older file of that name is replaced."""
+        directory, name = os.path.split(self.path)
+        parent = make_in_root(root_fd, directory)
+        try:
+            try:
+                os.mknod(name, self.mode, self.rdev, dir_fd=parent)
+            except FileExistsError:
+                os.unlink(name, dir_fd=parent)
+                os.mknod(name, self.mode, self.rdev, dir_fd=parent)
+            if self.uid or self.gid:
+                os.chown(name, self.uid, self.gid, dir_fd=parent, follow_symlinks=False)
+        except OSError as error:
+            raise OSError(error.errno, f"mknod {self.path}: {_reason(error)}") from None
+        finally:
+            os.close(parent)
+
+
+class Link:
+    """A symlink such as ``/dev/fd``; one that is there already stays."""
+
+    __slots__ = ("path", "to")
+
+    def __init__(self, path: str, to: str) -> None:
+        self.path = path
+        self.to = to
+
+    def apply(self, root_fd: int) -> None:
+        directory, name = os.path.split(self.path)
+        parent = make_in_root(root_fd, directory)
+        try:
+            os.symlink(self.to, name, dir_fd=parent)
+        except FileExistsError:
+            pass  # an image with its own /dev, bind-mounted
+        finally:
+            os.close(parent)
+
+
+class Mask:
+    """Hide a path (OCI ``linux.maskedPaths``): /dev/null over a file, an empty read-only tmpfs over a directory."""
+
+    __slots__ = ("path",)
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def apply(self, root_fd: int) -> None:
+        try:
+            target = open_in_root(root_fd, self.path)
+        except (FileNotFoundError, NotADirectoryError):
+            return  # not on this kernel
+        try:
+            if stat.S_ISDIR(os.fstat(target).st_mode):
+                cover = _libc.new_mount("tmpfs", {"size": "0k", "nr_inodes": "2", "ro": None}, attributes=MS_RDONLY)
+            else:
+                cover = _libc.open_tree("/dev/null")
+                if os.fstat(cover).st_rdev != _NULL_DEVICE:
+                    raise OSError(19, "/dev/null is not the null device")
+            _libc.move_mount(cover, target)
+            os.close(cover)
+        except OSError as error:
+            raise OSError(error.errno, f"mask {self.path}: {_reason(error)}") from None
+        finally:
+            os.close(target)
+
+
+class Readonly:
+    """Make a path read-only with all that is mounted below it (OCI ``linux.readonlyPaths``)."""
+
+    __slots__ = ("path",)
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def apply(self, root_fd: int) -> None:
+        try:
+            target = open_in_root(root_fd, self.path)
+        except (FileNotFoundError, NotADirectoryError):
+            return  # not on this kernel
+        try:
+            tree = _libc.open_tree("", recursive=True, directory=target)
+            _libc.mount_setattr(tree, set=_libc.MOUNT_ATTR_RDONLY, recursive=True)
+            _libc.move_mount(tree, target)
+            os.close(tree)
+        except OSError as error:
+            raise OSError(error.errno, f"make {self.path} read-only: {_reason(error)}") from None
+        finally:
+            os.close(target)
+
+
+class Remount:
+    """Change a mount's attributes, such as the root's to read-only."""
+
+    __slots__ = ("attributes", "path")
+
+    def __init__(self, path: str, attributes: int) -> None:
+        self.path = path
+        self.attributes = attributes
+
+    def apply(self, root_fd: int) -> None:
+        # O_PATH descriptors of a path resolve to the topmost mount there; root_fd itself predates nothing on "/".
+        fd = open_in_root(root_fd, self.path)
+        try:
+            _libc.mount_setattr(fd, set=self.attributes)
+        finally:
+            os.close(fd)
+
+
+def plan(spec: Mapping[str, Any], hierarchies: Sequence[tuple[str, str, str]] = ()) -> list[Step]:
+    """What to do below the root, in order, for an OCI configuration. Pure.
+
+    ``hierarchies`` are this host's cgroup mounts as (name of the directory, v1 mount data or "" for
+    cgroup2, host directory of the container's cgroup), for a mount of type ``cgroup``.
+    """
+    linux = spec.get("linux", {})
+    steps: list[Step] = []
+    for entry in spec.get("mounts", ()):
+        steps.extend(_plan_mount(entry, hierarchies, _has_namespace(linux, "cgroup")))
+    steps.extend(Device(f"/dev/{name}", "c", major, minor) for name, major, minor in DEFAULT_DEVICES)
+    steps.extend(_plan_device(entry) for entry in linux.get("devices", ()))
+    steps.extend(Link(f"/dev/{name}", to) for name, to in DEV_LINKS)
+    return steps
+
+
+def plan_protection(spec: Mapping[str, Any]) -> list[Step]:
+    """What to do last of all, once nothing below the root has to be written any more. Pure."""
+    linux = spec.get("linux", {})
+    steps: list[Step] = [Readonly(path) for path in linux.get("readonlyPaths", ())]
+    steps.extend(Mask(path) for path in linux.get("maskedPaths", ()))
+    if spec.get("root", {}).get("readonly", False):
+        steps.append(Remount("/", _libc.MOUNT_ATTR_RDONLY))
+    return steps
+
+
+# Every container has these, whatever its configuration says (config-linux.md, Default Devices).
+DEFAULT_DEVICES = (
+    ("null", 1, 3),
+    ("zero", 1, 5),
+    ("full", 1, 7),
+    ("random", 1, 8),
+    ("urandom", 1, 9),
+    ("tty", 5, 0),
+)
+
+
+def _has_namespace(linux: Mapping[str, Any], kind: str) -> bool:
+    return any(namespace["type"] == kind for namespace in linux.get("namespaces", ()))
+
+
+def _plan_mount(
+    entry: Mapping[str, Any], hierarchies: Sequence[tuple[str, str, str]], private_cgroups: bool
+) -> list[Step]:
+    target, options = entry["destination"], entry.get("options", ())
+    kind = entry.get("type") or "none"
+    if kind not in ("cgroup", "cgroup2"):
+        return [Mount(target, kind, entry.get("source"), options)]
+    if not any(data for _, data, _ in hierarchies):
+        directory = hierarchies[0][2] if hierarchies else ""
+        return [_cgroup_mount(target, "", directory, options, private_cgroups)]
+    return _plan_cgroup_v1(target, hierarchies, options, private_cgroups)
+
+
+def _plan_cgroup_v1(
+    target: str, hierarchies: Sequence[tuple[str, str, str]], options: Iterable[str], private: bool
+) -> list[Step]:
+    attributes = [option for option in options if option in _FLAGS and option != "ro"]
+    steps: list[Step] = [Mount(target, "tmpfs", "tmpfs", (*attributes, "mode=755"))]
+    for name, data, directory in hierarchies:
+        steps.append(_cgroup_mount(f"{target}/{name}", data, directory, options, private))
+        if "," in name:  # co-mounted controllers are found under each one's name too
+            steps.extend(Link(f"{target}/{controller}", name) for controller in name.split(","))
+    if "ro" in options:
+        steps.append(Remount(target, _libc.MOUNT_ATTR_RDONLY))
+    return steps
+
+
+def _cgroup_mount(target: str, data: str, directory: str, options: Iterable[str], private: bool) -> Mount:
+    flags = [option for option in options if option in _FLAGS or option in PROPAGATION]
+    if not private:  # without a cgroup namespace a fresh mount would show the host's whole tree
+        return Mount(target, "bind", directory, ("bind", *flags))
+    kind = "cgroup" if data else "cgroup2"
+    return Mount(target, kind, kind, (*flags, data) if data else flags)
+
+
+def _plan_device(entry: Mapping[str, Any]) -> Device:
+    return Device(
+        entry["path"],
+        entry["type"],
+        entry.get("major", 0),
+        entry.get("minor", 0),
+        entry.get("fileMode", 0o666),
+        entry.get("uid", 0),
+        entry.get("gid", 0),
+    )
+
+
+class Overlay:
+    """An overlay file system (overlayfs.rst): ``lower`` directories, top first, below ``upper`` and ``work``.
+
+    ``disk`` is the path of an ext4 image that holds upper and work instead, so that the container can
+    write no more than its size; ``upper`` and ``work`` are then directories at its root's path.
+    """
+
+    __slots__ = ("disk", "lower", "upper", "work")
+
+    def __init__(self, lower: Sequence[str], upper: str, work: str, disk: str | None = None) -> None:
+        self.lower = tuple(lower)
+        self.upper = upper
+        self.work = work
+        self.disk = disk
+
+    def options(self) -> str:
+        """The mount data, escaped: backslash for the parser's own ``\\``, ``:`` and ``,``."""
+        lower = ":".join(escape_overlay(path) for path in self.lower)
+        upper, work = (escape_overlay(path, colon=False) for path in (self.upper, self.work))
+        return f"lowerdir={lower},upperdir={upper},workdir={work}"
+
+    def mount(self, target: str) -> None:
+        """Mount it on ``target``, in the calling process's mount namespace. Raises OSError."""
+        if self.disk is not None:
+            mount_disk(self.disk, os.path.dirname(self.upper))
+            for directory in (self.upper, self.work):
+                os.makedirs(directory, 0o755, exist_ok=True)
+        _libc.mount("overlay", target, "overlay", 0, self.options())
+
+
+def escape_overlay(path: str, colon: bool = True) -> str:
+    """Protect what overlayfs's option parser would take for a separator."""
+    path = path.replace("\\", "\\\\").replace(",", "\\,")
+    return path.replace(":", "\\:") if colon else path
+
+
+_LOOP_CTL_GET_FREE, _LOOP_CONFIGURE = 0x4C82, 0x4C0A
+_LO_FLAGS_AUTOCLEAR, _LO_FLAGS_DIRECT_IO = 4, 16
+
+
+def mount_disk(image: str, target: str) -> None:
+    """Mount an ext4 image file through a loop device that frees itself with its last mount (loop(4), autoclear)."""
+    backing = os.open(image, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        loop, path = _attach_loop(backing)
+    finally:
+        os.close(backing)
+    try:
+        _libc.mount(path, target, "ext4", MS_NODEV | MS_NOSUID)
+    finally:
+        os.close(loop)
+
+
+def _attach_loop(backing: int) -> tuple[int, str]:
+    # struct loop_config: fd, block size, struct loop_info64 (flags at its byte 52), reserved
+    flags = _LO_FLAGS_AUTOCLEAR | _LO_FLAGS_DIRECT_IO
+    config = bytearray(struct.pack("II", backing, 4096) + bytes(232 + 64))
+    struct.pack_into("I", config, 8 + 52, flags)
+    control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        while True:
+            path = f"/dev/loop{fcntl.ioctl(control, _LOOP_CTL_GET_FREE)}"
+            loop = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                fcntl.ioctl(loop, _LOOP_CONFIGURE, bytes(config))
+                return loop, path
+            except OSError as error:
+                os.close(loop)
+                if error.errno != 16:
+                    raise OSError(error.errno, f"loop device {path}: {_reason(error)}") from None
+                # EBUSY: another process took the free device between the two calls
+    finally:
+        os.close(control)
+
+
+def detach_propagation(flag: int = MS_PRIVATE | MS_REC) -> None:
+    """Let no mount made in this namespace reach the host's (mount_namespaces(7))."""
+    _libc.mount(None, "/", None, flag)
+
+
+def bind_self(path: str) -> None:
+    """Make a directory a mount of its own: pivot_root(2) takes nothing else as the new root."""
+    _libc.mount(path, path, None, MS_BIND | MS_REC)
+
+
+def enter(root: str) -> None:
+    """Make ``root`` this namespace's root and let go of the old one (pivot_root(2), NOTES)."""
+    os.chdir(root)
+    _libc.pivot_root(".", ".")
+    # Both roots are stacked on "/" now, the old one on top.
+    _libc.umount(".", MNT_DETACH)
+    os.chdir("/")
+
+
+def parse_propagation(name: str) -> int:
+    """The mount(2) flag of ``linux.rootfsPropagation``. Raises InvalidArgument."""
+    try:
+        return PROPAGATION[name] | MS_REC
+    except KeyError:
+        raise InvalidArgument(f"rootfsPropagation {name!r} is none of {', '.join(sorted(PROPAGATION))}") from None
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or os.strerror(error.errno or 0)
