@@ -1,0 +1,105 @@
+"""What an image is made of: the description of a rootfs, and the image configuration as a blob.
+
+The configuration follows github.com/opencontainers/image-spec, config.md.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import os
+import shlex
+import subprocess
+import time
+from typing import TYPE_CHECKING
+
+from poc import _fs, _libc, errors
+from poc.images.store import DEFAULT_PATH, architecture
+
+if TYPE_CHECKING:
+    from typing import Any
+
+_libc_without_gil = ctypes.CDLL(None, use_errno=True)
+
+
+def describe(rootfs: str, layer: str, config: dict[str, Any] | None, origin: dict[str, str]) -> dict[str, Any]:
+    """The record of an image of this one layer, but for its id."""
+    directory = os.open(rootfs, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        shell = "/bin/bash" if _exists(directory, "bin/bash") else "/bin/sh"
+        defaults = {"Env": [f"PATH={DEFAULT_PATH}"], "Cmd": [shell]}
+        return {
+            "layers": [layer.removeprefix("sha256:")],
+            "size": disk_usage(rootfs),
+            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "architecture": architecture(),
+            "os": "linux",
+            "config": {**defaults, **(config or {})},
+            "distribution": distribution(directory),
+            "source": origin.get("source", ""),
+            "note": origin.get("note", ""),
+        }
+    finally:
+        os.close(directory)
+
+
+def write_config(blobs: str, details: dict[str, Any]) -> dict[str, Any]:
+    """Write the image configuration for ``details`` as a blob; the record with the id that follows from it."""
+    configuration = {key: details[key] for key in ("created", "architecture", "os", "config")}
+    configuration["rootfs"] = {"type": "layers", "diff_ids": [f"sha256:{layer}" for layer in details["layers"]]}
+    configuration["history"] = [{"created": details["created"], "created_by": f"poc {details['source'] or 'import'}"}]
+    blob = json.dumps(configuration, separators=(",", ":"), sort_keys=True).encode()
+    digest = hashlib.sha256(blob).hexdigest()
+    _fs.write_atomic(os.path.join(blobs, digest), blob, sync=True)
+    return {"id": f"sha256:{digest}", **details}
+
+
+def distribution(directory: int) -> str:
+    """`debian:12` for a rootfs whose /etc/os-release says so (os-release(5)); "" when it says nothing usable."""
+    try:
+        fd = _libc.openat2(directory, "etc/os-release", os.O_RDONLY | os.O_NONBLOCK, _libc.RESOLVE_IN_ROOT)
+    except OSError:
+        return ""
+    try:
+        text = os.read(fd, 1 << 14).decode("utf-8", "replace")
+    except OSError:
+        return ""
+    finally:
+        os.close(fd)
+    fields = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+    name, version = _unquoted(fields.get("ID", "")), _unquoted(fields.get("VERSION_ID", ""))
+    return f"{name}:{version}" if name and version else name
+
+
+def disk_usage(directory: str) -> int:
+    """Bytes on disk of a tree, a file with several links counted once, mounts left out."""
+    command = ("du", "--summarize", "--block-size=1", "--one-file-system", directory)
+    result = subprocess.run(command, capture_output=True, check=False)
+    if result.returncode:
+        raise errors.PocError(f"can't measure {directory}: {result.stderr.decode(errors='replace').splitlines()[0]}")
+    return int(result.stdout.split()[0])
+
+
+def sync(directory: str) -> None:
+    """syncfs(2): what has been written to the file system of ``directory`` survives a power cut from here on."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _libc.check(_libc_without_gil.syncfs(fd), "syncfs", directory)
+    finally:
+        os.close(fd)
+
+
+def _exists(directory: int, path: str) -> bool:
+    try:
+        os.close(_libc.openat2(directory, path, os.O_PATH, _libc.RESOLVE_IN_ROOT))
+    except OSError:
+        return False
+    return True
+
+
+def _unquoted(value: str) -> str:
+    try:
+        return "".join(shlex.split(value))
+    except ValueError:
+        return ""
