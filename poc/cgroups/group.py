@@ -1,0 +1,421 @@
+"""One container's cgroup: the same path in every hierarchy. Made, limited, joined, measured, killed, removed.
+
+Every call copes with others at work on the same parent, with what a killed call left, and with being made twice.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from typing import TYPE_CHECKING
+
+from poc import _fs
+from poc.cgroups.hierarchies import host
+from poc.cgroups.plan import plan
+from poc.errors import Conflict, InvalidArgument, Unsupported
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from types import TracebackType
+    from typing import Any, Self
+
+    from poc.cgroups.hierarchies import Hierarchies
+    from poc.cgroups.plan import Setting
+
+# Enabled on v2 for every group, so that its use is counted; the others (cpuset, hugetlb …) when they are asked for.
+_COUNTED = ("cpu", "io", "memory", "pids")
+_RACES = 100
+_PATIENCE, _REMOVAL = 5.0, 2.0  # seconds
+_GONE = (errno.ENOENT, errno.ENODEV)  # a cgroup's file, when the group goes while it is open
+
+
+class Cgroup:
+    """The group ``path`` ("poc/<id>", from the root of each hierarchy), which need not exist yet.
+
+    As a context manager it is created with ``resources`` (OCI) in force, and at the end whatever still runs in
+    it is killed, and it is removed, with its parents where it was their last::
+
+        with Cgroup("poc/demo", resources={"pids": {"limit": 20}}) as group:
+            group.add(pid)
+
+    """
+
+    __slots__ = ("_hierarchies", "_resources", "path")
+
+    def __init__(
+        self, path: str, hierarchies: Hierarchies | None = None, resources: Mapping[str, Any] | None = None
+    ) -> None:
+        self.path = path.strip("/")
+        if not self.path or any(part in ("", ".", "..") for part in self.path.split("/")):
+            raise InvalidArgument(f"cgroup path: {path!r} is no path below the root, such as poc/name")
+        self._hierarchies = hierarchies or host()
+        self._resources = resources
+
+    def __enter__(self) -> Self:
+        try:
+            self.create()
+            self.apply(self._resources or {})
+        except BaseException:
+            self.remove(parents=True)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+        self.remove(parents=True)
+
+    def __repr__(self) -> str:
+        return f"Cgroup({self.path!r})"
+
+    def create(self) -> None:
+        """Make the group in every hierarchy, parents too. One that is there already is taken as it is."""
+        for root in self._hierarchies.directories():
+            self._create_in(root)
+
+    def _create_in(self, root: str) -> None:
+        cpuset = root == self._hierarchies.controllers.get("cpuset") and root != self._hierarchies.unified
+        for _ in range(_RACES):
+            try:
+                self._make(root, f"{root}/{self.path}")
+                if cpuset:
+                    _inherit_cpuset(f"{root}/{self.path}")
+                return
+            except OSError as error:
+                if error.errno not in _GONE:
+                    raise
+                # Our parent's last child was removed, and the parent with it, after we made or saw it.
+        raise OSError(errno.EBUSY, f"mkdir {root}/{self.path}: its parent keeps vanishing")
+
+    def _make(self, root: str, directory: str) -> None:
+        try:
+            os.mkdir(directory, 0o755)
+        except FileExistsError:
+            pass  # the runtime specification lets a container join a group that is there
+        except FileNotFoundError:
+            parent = os.path.dirname(directory)
+            self._make(root, parent)
+            if root == self._hierarchies.unified:
+                _enable(root, parent, [name for name in _COUNTED if self._hierarchies.v2(name)])
+            os.mkdir(directory, 0o755)
+
+    def apply(self, resources: Mapping[str, Any]) -> None:
+        """Put OCI ``resources`` into force, on a new group or on one that runs; devices are `allow_devices`'s.
+
+        Raises InvalidArgument, Unsupported or Conflict (less memory than is in use), naming the file and the reason.
+        """
+        refused = [setting for setting in plan(resources, self._hierarchies) if not self._try(setting)]
+        # Some limits bound each other: memory and memory with swap, a quota and its period. Which one must go
+        # first depends on what stands there, so what was refused has its second try after the others.
+        for setting in refused:
+            self._write(setting)
+
+    def _try(self, setting: Setting) -> bool:
+        try:
+            self._write(setting)
+        except InvalidArgument:
+            return False
+        return True
+
+    def _write(self, setting: Setting) -> None:
+        path = self._file(setting.controller, setting.file)
+        try:
+            try:
+                _fs.write_text(path, setting.value)
+            except FileNotFoundError:
+                if not self._hierarchies.v2(setting.controller):
+                    raise
+                root = str(self._hierarchies.unified)
+                _enable(root, os.path.dirname(f"{root}/{self.path}"), [setting.controller])
+                _fs.write_text(path, setting.value)
+        except OSError as error:
+            raise _explain(setting, path, error) from None
+
+    def _file(self, controller: str, file: str) -> str:
+        return f"{self._directory(controller)}/{file}"
+
+    def _directory(self, controller: str) -> str:
+        root = self._hierarchies.unified if controller == "cgroup" else self._hierarchies.controllers.get(controller)
+        if root is None:
+            raise Unsupported(f"{controller}: this host has no such cgroup controller")
+        return f"{root}/{self.path}"
+
+    def allow_devices(self, rules: Iterable[Mapping[str, Any]]) -> None:
+        """Put OCI ``linux.resources.devices`` into force, in place of the rules there before.
+
+        They are applied in order to a group that may do everything, so that a list of allowances begins with
+        a rule that denies all. Without any rule nothing is changed. See `poc.cgroups.devices.fold`.
+        """
+        from poc.cgroups import devices
+
+        default, exceptions = devices.fold(rules := list(rules))
+        if not rules:
+            return
+        if "devices" in self._hierarchies.controllers:
+            for file, line in devices.lines(default, exceptions):
+                _fs.write_text(self._file("devices", file), line)
+            return
+        fd = self.fd()
+        if fd is None:
+            raise Unsupported("devices: this host has no cgroup that could keep a container from devices")
+        try:
+            devices.attach(fd, default, exceptions)
+        finally:
+            os.close(fd)
+
+    def fd(self) -> int | None:
+        """A new descriptor of the v2 directory, for CLONE_INTO_CGROUP, or None on a host without v2. Yours to close."""
+        if self._hierarchies.unified is None:
+            return None
+        return os.open(f"{self._hierarchies.unified}/{self.path}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def add(self, pid: int) -> None:
+        """Move a process with all its threads into the group, v2 first so that `kill` finds it from then on.
+
+        Slow on v1: the kernel waits out an RCU grace period (5 to 20 ms), for it stops every fork meanwhile.
+        A process that moves itself with `join` does not wait. Raises OSError (ESRCH: it has ended).
+        """
+        for root in self._hierarchies.directories():
+            _fs.write_text(f"{root}/{self.path}/cgroup.procs", str(pid))
+
+    def join(self, unified: bool = True) -> None:
+        """Move the calling thread (that is the process, when it has just one) into the group.
+
+        ``unified=False`` leaves out v2, for a process that was cloned into it. Imports nothing.
+        """
+        if unified and self._hierarchies.unified is not None:
+            _fs.write_text(f"{self._hierarchies.unified}/{self.path}/cgroup.procs", "0")
+        for root in self._hierarchies.v1():
+            # "tasks", not "cgroup.procs": only for one thread that is the caller the kernel takes no global lock.
+            _fs.write_text(f"{root}/{self.path}/tasks", "0")
+
+    def exists(self) -> bool:
+        """Is the group there, in any hierarchy?"""
+        return any(os.path.isdir(f"{root}/{self.path}") for root in self._hierarchies.directories())
+
+    def pids(self) -> list[int]:
+        """The processes in the group and in those below it, in ascending order. A vanished group has none."""
+        return sorted({pid for root in self._hierarchies.directories() for pid in _pids(f"{root}/{self.path}")})
+
+    def kill(self) -> None:
+        """SIGKILL every process in the group and below, also frozen ones and those forked meanwhile.
+
+        Returns when all have ended (or after 5 s: a process in an uninterruptible sleep ends when it wakes).
+        Raises Conflict when the caller is inside.
+        """
+        if os.getpid() in self.pids():
+            raise Conflict(f"kill {self.path}: the calling process is in this cgroup itself")
+        deadline = time.monotonic() + _PATIENCE
+        at_once = self._kill_at_once()
+        while (pids := self.pids()) and time.monotonic() < deadline:
+            if not at_once:
+                self._kill_each(pids)
+            time.sleep(0.001)
+
+    def _kill_at_once(self) -> bool:
+        try:
+            _fs.write_text(f"{self._hierarchies.unified}/{self.path}/cgroup.kill", "1")
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise
+            return False  # no v2, no such group, or Linux before 5.14
+        return True
+
+    def _kill_each(self, pids: list[int]) -> None:
+        from signal import SIGKILL, pidfd_send_signal
+
+        # Frozen, a fork bomb can't fork on while it is killed.
+        self._ask_frozen(True)
+        for pid in pids:
+            try:
+                fd = os.pidfd_open(pid)
+            except ProcessLookupError:
+                continue
+            try:
+                # The pid may have been another's by the time it was opened; a member it can't have been, then.
+                if pid in self.pids():
+                    pidfd_send_signal(fd, SIGKILL)
+            except ProcessLookupError:
+                pass  # it died first
+            finally:
+                os.close(fd)
+        self._ask_frozen(False)
+
+    def freeze(self) -> None:
+        """Stop every process in the group where it is; returns when all have stopped.
+
+        Raises OSError (ETIMEDOUT), and thaws, when one doesn't within 5 s: it sleeps uninterruptibly.
+        """
+        deadline = time.monotonic() + _PATIENCE
+        self._ask_frozen(True)
+        while not self._all_frozen():
+            if time.monotonic() > deadline:
+                self.thaw()
+                raise OSError(errno.ETIMEDOUT, f"freeze {self.path}: not all of its processes stop")
+            time.sleep(0.001)
+            # v1 may miss a process that was forked while it froze, until it is asked again.
+            self._ask_frozen(True)
+
+    def thaw(self) -> None:
+        """Let the processes go on. Content when they already do."""
+        self._ask_frozen(False)
+
+    def frozen(self) -> bool:
+        """Was the group frozen, and not thawed since? False for a vanished one."""
+        try:
+            return _fs.read_text(self._freezer("cgroup.freeze", "freezer.self_freezing")) == "1"
+        except FileNotFoundError:
+            return False
+
+    def _ask_frozen(self, frozen: bool) -> None:
+        path = self._freezer("cgroup.freeze", "freezer.state")
+        try:
+            if path.endswith("state"):
+                _fs.write_text(path, "FROZEN" if frozen else "THAWED")
+            else:
+                _fs.write_text(path, "1" if frozen else "0")
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise
+
+    def _all_frozen(self) -> bool:
+        text = _fs.read_text(self._freezer("cgroup.events", "freezer.state"))
+        return text == "FROZEN" or "frozen 1" in text.splitlines()
+
+    def _freezer(self, unified: str, v1: str) -> str:
+        if self._hierarchies.unified is not None:
+            return f"{self._hierarchies.unified}/{self.path}/{unified}"
+        return self._file("freezer", v1)
+
+    def oom_kills(self) -> int:
+        """How many processes of the group the kernel killed for want of memory; 0 without a memory controller."""
+        file = "memory.events" if self._hierarchies.v2("memory") else "memory.oom_control"
+        try:
+            text = _fs.read_text(self._file("memory", file))
+        except (FileNotFoundError, Unsupported):
+            return 0
+        return next((int(line[9:]) for line in text.splitlines() if line.startswith("oom_kill ")), 0)
+
+    def stats(self) -> dict[str, Any]:
+        """What the group has used: see `poc.cgroups.stats.read`."""
+        from poc.cgroups import stats
+
+        return stats.read(self._hierarchies, self.path)
+
+    def remove(self, parents: bool = False) -> None:
+        """Remove the group and those below it from every hierarchy; ``parents``: and those above that are now empty.
+
+        Content when they are gone. A parent costs the next `create` as much again as the group itself, and may be
+        somebody else's, with limits set on it: leave it while more is to come. Raises OSError (EBUSY) when
+        processes are still in the group after 2 s, naming them.
+        """
+        deadline = time.monotonic() + _REMOVAL
+        for root in self._hierarchies.directories():
+            _remove(f"{root}/{self.path}", deadline)
+            if parents:
+                _remove_empty(root, os.path.dirname(self.path))
+
+
+def _enable(root: str, directory: str, controllers: list[str]) -> None:
+    """Let the groups below ``directory`` have these v2 controllers, as far as the kernel agrees."""
+    below = directory[len(root) :].split("/")
+    for depth in range(len(below)):
+        path = root + "/".join(below[: depth + 1]) + "/cgroup.subtree_control"
+        for controller in controllers:
+            try:
+                _fs.write_text(path, "+" + controller)
+            except OSError:
+                pass  # who needs it finds its file missing, and says so with the reason (`_explain`)
+
+
+def _inherit_cpuset(directory: str) -> None:
+    """A new v1 cpuset has neither CPU nor memory node, and takes no process before it has both."""
+    parent = os.path.dirname(directory)
+    for file in ("cpuset.cpus", "cpuset.mems"):
+        if _fs.read_text(f"{directory}/{file}"):
+            continue
+        value = _fs.read_text(f"{parent}/{file}")
+        if not value:  # made by somebody who has not come to this yet
+            _inherit_cpuset(parent)
+            value = _fs.read_text(f"{parent}/{file}")
+        _fs.write_text(f"{directory}/{file}", value)
+
+
+def _pids(directory: str) -> Iterable[int]:
+    for path, _, _ in os.walk(directory):
+        try:
+            yield from map(int, _fs.read_text(f"{path}/cgroup.procs").split())
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise
+
+
+def _remove(directory: str, deadline: float) -> None:
+    pause = 0.0005
+    while True:
+        try:
+            os.rmdir(directory)
+            return
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno not in (errno.EBUSY, errno.ENOTEMPTY):
+                raise
+        for entry in _children(directory):
+            _remove(entry, deadline)
+        if time.monotonic() > deadline:
+            pids = " ".join(map(str, _pids(directory)))
+            raise OSError(errno.EBUSY, f"rmdir {directory}: still in use by the processes {pids or '(none listed)'}")
+        # The last process is reaped before the kernel has let go of its group.
+        time.sleep(pause)
+        pause = min(pause * 2, 0.05)
+
+
+def _children(directory: str) -> list[str]:
+    try:
+        with os.scandir(directory) as entries:
+            return [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:
+        return []
+
+
+def _remove_empty(root: str, path: str) -> None:
+    while path:
+        try:
+            os.rmdir(f"{root}/{path}")
+        except OSError as error:
+            if error.errno not in (errno.EBUSY, errno.ENOTEMPTY, errno.ENOENT):
+                raise
+            return
+        path = os.path.dirname(path)
+
+
+def _explain(setting: Setting, path: str, error: OSError) -> Exception:
+    """The kernel's answer to a write, in the words of who asked for the limit."""
+    what, number = f"{setting.file}: {setting.value}", error.errno
+    if number == errno.ENOENT and os.path.isdir(os.path.dirname(path)):
+        return Unsupported(f"{setting.controller}: can't set {setting.file}, {_why_missing(setting, path)}")
+    if number in (errno.EOPNOTSUPP, errno.ENOTSUP, 524):  # 524: the kernel's own ENOTSUPP, which has no name outside
+        return Unsupported(f"{setting.controller}: this kernel does not support {what}")
+    if number == errno.ENODEV and setting.controller in ("blkio", "io"):
+        disk = setting.value.split(" ")[0]
+        return InvalidArgument(f"{setting.file}: {disk} is no disk; limits hold for whole disks, not for partitions")
+    if number == errno.EBUSY and setting.controller == "memory":
+        return Conflict(f"{what} is less than the group uses now")
+    if number in (errno.EINVAL, errno.ERANGE, errno.EACCES, errno.EBUSY, errno.ENOSPC):
+        return InvalidArgument(f"{what} is refused by the kernel ({os.strerror(number)})")
+    return error
+
+
+def _why_missing(setting: Setting, path: str) -> str:
+    directory = os.path.dirname(path)
+    controllers = f"{directory}/cgroup.controllers"
+    if not os.path.exists(controllers) or setting.controller in _fs.read_text(controllers).split():
+        return "this kernel has no such file"
+    while os.path.exists(f"{os.path.dirname(directory)}/cgroup.subtree_control"):
+        directory = os.path.dirname(directory)
+        if setting.controller not in _fs.read_text(f"{directory}/cgroup.subtree_control").split():
+            break
+    return f"because {directory}/cgroup.subtree_control does not pass the controller on (are there processes in it?)"
