@@ -1,0 +1,28 @@
+"""`poc run`: create a container, start it, and be its terminal until it ends (or, with -d, print its id)."""
+
+from __future__ import annotations
+
+from poc.cli.container_options import CONTAINER_OPTIONS, create
+from poc.cli.parse import FLAG, Args, Command, Option
+from poc.engine import Engine
+
+COMMAND = Command(
+    arguments="IMAGE [COMMAND] [ARG...]",
+    complete="image",
+    interspersed=False,
+    starts=True,
+    example="poc run --rm --cpus 0.5 --memory 512m ubuntu sysbench cpu run",
+    options=(Option("-d --detach", FLAG, "Print the container's id and leave it running"), *CONTAINER_OPTIONS),
+)
+
+
+def run(args: Args) -> int:
+    container = create(Engine(args.root), args)
+    if args.detach:
+        container.start()
+        print(container.id)
+        return 0
+    session = container.start(attach=True)
+    from poc.cli.terminal import attach
+
+    return attach(session, stdin=args.stdin_open, tty=args.tty)

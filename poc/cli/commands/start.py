@@ -1,0 +1,31 @@
+"""`poc start`: start containers that are created or stopped."""
+
+from __future__ import annotations
+
+from poc.cli.each import each
+from poc.cli.parse import FLAG, Args, Command, Option
+from poc.engine import Engine
+from poc.errors import InvalidArgument
+
+COMMAND = Command(
+    arguments="CONTAINER [CONTAINER...]",
+    complete="container",
+    example="poc start -a web",
+    options=(
+        Option("-a --attach", FLAG, "Show the container's output and pass signals on"),
+        Option("-i --interactive", FLAG, "Attach stdin too"),
+    ),
+)
+
+
+def run(args: Args) -> int:
+    engine = Engine(args.root)
+    if not (args.attach or args.interactive):
+        return each(args.arguments, lambda name: engine.containers.get(name).start())
+    if len(args.arguments) > 1:
+        raise InvalidArgument("only one container can be started with -a or -i")
+    from poc.cli.terminal import attach
+
+    container = engine.containers.get(args.arguments[0])
+    tty = container.attrs["Config"]["Tty"]
+    return attach(container.start(attach=True), stdin=args.interactive, tty=tty)

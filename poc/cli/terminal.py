@@ -1,0 +1,93 @@
+"""The caller's side of an attached container: raw mode, the window's size, and signals that are passed on.
+
+The bytes themselves are pumped by the engine's attach session. `signal` is imported late: by now the monitor is
+forked, so that neither the start nor its memory pays for it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from signal import Signals
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+    from typing import NoReturn
+
+    from poc.engine.attach import Session
+
+# Left alone: what the kernel says to poc itself (its children, pipes and faults), and job control, which is
+# between the caller's shell and poc.
+_NOT_PASSED_ON = {
+    *(Signals.SIGKILL, Signals.SIGSTOP, Signals.SIGCHLD, Signals.SIGPIPE, Signals.SIGURG, Signals.SIGWINCH),
+    *(Signals.SIGSEGV, Signals.SIGBUS, Signals.SIGFPE, Signals.SIGILL),
+    *(Signals.SIGTSTP, Signals.SIGTTIN, Signals.SIGTTOU, Signals.SIGCONT),
+}
+
+
+def attach(session: Session, stdin: bool, tty: bool) -> int:
+    """Connect the caller's terminal or pipes with a container until it ends; returns its exit code.
+
+    With a terminal at both ends, keys such as ctrl-c reach the container as bytes, and a signal to poc ends poc
+    alone, the terminal restored. Otherwise signals go on to the container.
+    """
+    raw = stdin and tty and os.isatty(0)
+    handlers: dict[int, Callable[[int, FrameType | None], object]] = {}
+    if raw:
+        handlers = dict.fromkeys((signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT), _leave)
+    else:
+        handlers = dict.fromkeys(_passed_on(), lambda number, _: session.signal(number))
+    if tty:
+        handlers[signal.SIGWINCH] = lambda *_: _resize(session)
+    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    restore = _make_raw(0) if raw else None
+    try:
+        if tty:
+            _resize(session)
+        return session.run(0 if stdin else None, 1, 2)
+    finally:
+        if restore:
+            restore()
+        for number, handler in previous.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+
+
+def window_size() -> tuple[int, int] | None:
+    """Rows and columns of the caller's terminal, on whichever of its streams there is one."""
+    for fd in (1, 0, 2):
+        try:
+            columns, rows = os.get_terminal_size(fd)
+        except OSError:
+            continue
+        return rows, columns
+    return None
+
+
+def _passed_on() -> list[int]:
+    """Signals to pass on. A caller who ignores SIGHUP (nohup) means it for the container as well."""
+    return [
+        number
+        for number in signal.valid_signals() - _NOT_PASSED_ON
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
+    ]
+
+
+def _resize(session: Session) -> None:
+    if size := window_size():
+        session.resize(*size)
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def _make_raw(fd: int) -> Callable[[], None]:
+    """Hand keys through as they are typed; returns what puts the terminal back."""
+    import termios
+    import tty
+
+    before = termios.tcgetattr(fd)
+    tty.setraw(fd)
+    return lambda: termios.tcsetattr(fd, termios.TCSANOW, before)
