@@ -10,13 +10,16 @@ import os
 import signal
 from signal import Signals
 
+from poc.cli.output import complain
+from poc.errors import PocError
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
     from typing import NoReturn
 
-    from poc.engine.attach import Session
+    from poc.engine.attach import Exit, Session
 
 # Left alone: what the kernel says to poc itself (its children, pipes and faults), and job control, which is
 # between the caller's shell and poc.
@@ -31,7 +34,7 @@ def attach(session: Session, stdin: bool, tty: bool) -> int:
     """Connect the caller's terminal or pipes with a container until it ends; returns its exit code.
 
     With a terminal at both ends, keys such as ctrl-c reach the container as bytes, and a signal to poc ends poc
-    alone, the terminal restored. Otherwise signals go on to the container.
+    alone, the terminal restored. Otherwise signals go on to the container. Raises PocError if its monitor is killed.
     """
     raw = stdin and tty and os.isatty(0)
     handlers: dict[int, Callable[[int, FrameType | None], object]] = {}
@@ -46,12 +49,21 @@ def attach(session: Session, stdin: bool, tty: bool) -> int:
     try:
         if tty:
             _resize(session)
-        return session.run(0 if stdin else None, 1, 2)
+        return _report(session.run(0 if stdin else None, 1, 2))
     finally:
         if restore:
             restore()
         for number, handler in previous.items():
             signal.signal(number, handler or signal.SIG_DFL)
+
+
+def _report(end: Exit | None) -> int:
+    """The exit code; a container that ran out of memory does not end with a silent 137."""
+    if end is None:
+        raise PocError("the container's monitor was killed, and the container with it")
+    if end.oom_killed and end.exit_code:
+        complain("out of memory: the container reached its limit, and the kernel killed a process of it")
+    return end.exit_code
 
 
 def window_size() -> tuple[int, int] | None:

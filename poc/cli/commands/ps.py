@@ -60,7 +60,7 @@ def _select(engine: Engine, args: Args) -> Iterator[Mapping[str, Any]]:
 
     def image_id(name: str) -> str | None:
         try:
-            return engine.images.get(name).id
+            return str(engine.images.get(name).id)
         except ImageNotFound:
             return None
 
