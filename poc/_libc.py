@@ -24,7 +24,8 @@ AT_FDCWD, AT_EMPTY_PATH, AT_RECURSIVE, AT_SYMLINK_NOFOLLOW = -100, 0x1000, 0x800
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_SYNCHRONOUS, MS_REMOUNT, MS_MANDLOCK, MS_DIRSYNC = (
     1 << n for n in range(8)
 )
-MS_NOSYMFOLLOW, MS_NOATIME, MS_NODIRATIME, MS_BIND, MS_MOVE, MS_REC, MS_SILENT = (1 << n for n in range(8, 15))
+MS_NOSYMFOLLOW = 1 << 8
+MS_NOATIME, MS_NODIRATIME, MS_BIND, MS_MOVE, MS_REC, MS_SILENT = (1 << n for n in range(10, 16))
 MS_UNBINDABLE, MS_PRIVATE, MS_SLAVE, MS_SHARED, MS_RELATIME = (1 << n for n in range(17, 22))
 MS_STRICTATIME, MS_LAZYTIME = 1 << 24, 1 << 25
 MNT_DETACH = 2
@@ -150,3 +151,21 @@ def filesystem_type(fd: int) -> int:
     result = _StatFS()
     check(libc.fstatfs(fd, ctypes.byref(result)), "fstatfs")
     return int(result.type)
+
+
+def sethostname(name: str) -> None:
+    """sethostname(2)."""
+    data = os.fsencode(name)
+    check(libc.sethostname(data, len(data)), "sethostname", name)
+
+
+def setdomainname(name: str) -> None:
+    """setdomainname(2)."""
+    data = os.fsencode(name)
+    check(libc.setdomainname(data, len(data)), "setdomainname", name)
+
+
+def prctl(option: int, *arguments: int) -> int:
+    """prctl(2), for the options that python-prctl does not know."""
+    values = [ctypes.c_ulong(value) for value in (*arguments, 0, 0, 0, 0)[:4]]
+    return check(libc.prctl(option, *values), f"prctl {option}")

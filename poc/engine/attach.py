@@ -1,0 +1,142 @@
+"""The other end of a container's monitor: what a foreground ``run`` reads from and writes to.
+
+Does not know what a terminal is: the caller gives it descriptors, sizes and signals.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+from typing import TYPE_CHECKING
+
+from poc import errors
+from poc._fs import write_all
+from poc.engine import frames
+
+if TYPE_CHECKING:
+    import socket
+    from typing import Any
+
+_CHUNK = 1 << 16
+
+
+class Exit:
+    """How a container ended."""
+
+    __slots__ = ("exit_code", "oom_killed")
+
+    def __init__(self, exit_code: int, oom_killed: bool) -> None:
+        self.exit_code = exit_code
+        self.oom_killed = oom_killed
+
+
+class Session:
+    """A connection to a monitor."""
+
+    __slots__ = ("_decoder", "_pending", "_socket", "warnings")
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._decoder = frames.Decoder()
+        self._pending: list[tuple[int, bytes]] = []
+        self.warnings: list[str] = []
+
+    def wait_started(self) -> None:
+        """Block until the program runs. Raises what kept it from running, and SetupError when the monitor died."""
+        while not self._pending:
+            if not self._receive():
+                raise errors.SetupError("the container's monitor was killed while it started the container")
+        kind, payload = self._pending.pop(0)
+        if kind == frames.FAILED:
+            raise _failure(json.loads(payload))
+        self.warnings = json.loads(payload)["warnings"]
+
+    def _receive(self) -> bool:
+        data = self._socket.recv(_CHUNK)
+        self._pending.extend(self._decoder.feed(data))
+        return bool(data)
+
+    def resize(self, rows: int, columns: int) -> None:
+        """The terminal's new size."""
+        self._send(frames.message(frames.RESIZE, rows=rows, columns=columns))
+
+    def signal(self, number: int) -> None:
+        """Pass a signal on to the container's first process."""
+        self._send(frames.message(frames.SIGNAL, number=number))
+
+    def _send(self, data: bytes) -> None:
+        try:
+            self._socket.sendall(data)
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # the container ended; reading on tells how
+
+    def run(self, stdin: int | None, stdout: int, stderr: int) -> Exit | None:
+        """Carry bytes both ways until the container ends. None when its monitor was killed.
+
+        A stdout that nobody reads any more is written to no longer; the container goes on.
+        """
+        outputs: dict[int, int] = {frames.STDOUT: stdout, frames.STDERR: stderr}
+        poller = select.poll()
+        poller.register(self._socket, select.POLLIN)
+        if stdin is not None:
+            poller.register(stdin, select.POLLIN)
+        while True:
+            for kind, payload in self._take():
+                if kind == frames.EXITED:
+                    return Exit(**json.loads(payload))
+                _write(outputs, kind, payload)
+            for fd, _ in poller.poll():
+                if fd == stdin:
+                    if not self._forward(fd):
+                        poller.unregister(fd)
+                elif not self._receive():
+                    return None
+
+    def _take(self) -> list[tuple[int, bytes]]:
+        taken, self._pending = self._pending, []
+        return taken
+
+    def _forward(self, stdin: int) -> bool:
+        try:
+            data = os.read(stdin, _CHUNK)
+        except OSError:
+            data = b""  # EIO: the terminal hung up, or we are in the background
+        self._send(frames.frame(frames.STDIN, data) if data else frames.frame(frames.STDIN_END))
+        return bool(data)
+
+    def collect(self, data: bytes | None = None) -> tuple[bytes, bytes, Exit | None]:
+        """(stdout, stderr, how it ended); ``data`` is given to the container as its whole stdin."""
+        if data is not None:
+            self._send(frames.frame(frames.STDIN, data) + frames.frame(frames.STDIN_END))
+        collected: dict[int, list[bytes]] = {frames.STDOUT: [], frames.STDERR: []}
+        end = None
+        while end is None:
+            for kind, payload in self._take():
+                if kind == frames.EXITED:
+                    end = Exit(**json.loads(payload))
+                elif kind in collected:
+                    collected[kind].append(payload)
+            if end is None and not self._receive():
+                break
+        return b"".join(collected[frames.STDOUT]), b"".join(collected[frames.STDERR]), end
+
+    def close(self) -> None:
+        """Let go; the container runs on."""
+        self._socket.close()
+
+
+def _write(outputs: dict[int, int], kind: int, payload: bytes) -> None:
+    if kind not in outputs:
+        return
+    try:
+        write_all(outputs[kind], payload)
+    except BrokenPipeError:
+        del outputs[kind]
+
+
+def _failure(failure: dict[str, Any]) -> Exception:
+    kind = getattr(errors, failure["failure"], errors.SetupError)
+    error = kind.__new__(kind)
+    Exception.__init__(error, failure["text"])
+    return error  # type: ignore[no-any-return]

@@ -1,0 +1,573 @@
+"""Containers: made, found, started, ended, removed. docker-py's words on poc's own mechanisms."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import stat
+import time
+from typing import TYPE_CHECKING
+
+from poc import _fs
+from poc.engine import logs, monitor, recovery
+from poc.engine.attach import Session
+from poc.engine.config import ContainerConfig, parse_signal
+from poc.engine.store import Lock, is_alive, read_optional
+from poc.engine.users import read_layered, resolve
+from poc.errors import (
+    Conflict,
+    ContainerError,
+    ContainerExists,
+    ContainerNotFound,
+    InvalidArgument,
+    PocError,
+    SetupError,
+    Unsupported,
+)
+from poc.oci import defaults, generate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Any
+
+    from poc.engine import Engine
+    from poc.images import Image
+    from poc.oci.types import Mount, Spec
+
+STOP_TIMEOUT = 10  # seconds, docker's
+
+
+class RunResult:
+    """What `Containers.run` gives back: ``stdout`` and ``stderr`` as bytes, ``exit_code``, ``oom_killed``."""
+
+    __slots__ = ("exit_code", "oom_killed", "stderr", "stdout")
+
+    def __init__(self, stdout: bytes, stderr: bytes, exit_code: int, oom_killed: bool) -> None:
+        self.stdout = stdout
+        self.stderr = stderr
+        self.exit_code = exit_code
+        self.oom_killed = oom_killed
+
+    @property
+    def output(self) -> str:
+        """stdout as text."""
+        return self.stdout.decode("utf-8", "replace")
+
+    def __repr__(self) -> str:
+        return f"<RunResult exit_code={self.exit_code} stdout={self.stdout[:60]!r}>"
+
+
+class Containers:
+    """All containers of an engine."""
+
+    __slots__ = ("_engine",)
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def create(self, image: str, command: str | Sequence[str] | None = None, **options: Any) -> Container:
+        """Make a container without starting it. ``options`` as for `run`. Raises PocError and OSError."""
+        paths = self._engine.paths
+        config = ContainerConfig(image=image, command=command, **options)
+        found = self._engine.images.get(image)
+        _check_resources(config)
+        paths.make()
+        id = os.urandom(32).hex()
+        directory = paths.container(id)
+        os.mkdir(directory, 0o711)
+        lock = Lock.take(directory)
+        assert lock is not None
+        with lock:
+            try:
+                return self._fill(id, config, found)
+            except BaseException:
+                recovery.delete(self._engine, id)
+                raise
+
+    def _fill(self, id: str, config: ContainerConfig, image: Image) -> Container:
+        record: dict[str, Any] = {
+            "id": id,
+            "name": self._take_name(id, config.name),
+            "created": time.time(),
+            "image": image.id,
+            "image_config": image.config,
+            "layers": image.layers,
+            "config": config.values,
+        }
+        container = Container(self._engine, record)
+        try:
+            container.make_files()
+            _fs.write_json(self._engine.paths.container(id, "container.json"), record)
+        except BaseException:
+            recovery.free_name(self._engine, record["name"], id)
+            raise
+        return container
+
+    def _take_name(self, id: str, wanted: str) -> str:
+        """The exclusive symlink is the lock. Without a wish: poc_ and the beginning of the id."""
+        name = wanted or f"poc_{id[:12]}"
+        path = self._engine.paths.name(name)
+        for _ in range(2):
+            try:
+                os.symlink(id, path)
+                return name
+            except FileExistsError:
+                self._free_stale_name(path)
+        raise ContainerExists(name)
+
+    def _free_stale_name(self, path: str) -> None:
+        """A command that was killed may have left a name to a container that never came to be."""
+        try:
+            owner = os.readlink(path)
+            lock = Lock.take(self._engine.paths.container(owner), patience=0.0)
+        except FileNotFoundError:
+            _fs.remove_file(path) if os.path.islink(path) else None
+            return
+        if lock is not None:
+            with lock:
+                if not os.path.exists(self._engine.paths.container(owner, "container.json")):
+                    recovery.delete(self._engine, owner)
+                    _fs.remove_file(path)
+
+    def run(
+        self,
+        image: str,
+        command: str | Sequence[str] | None = None,
+        *,
+        detach: bool = False,
+        remove: bool = False,
+        check: bool = False,
+        stdin: bytes | None = None,
+        **options: Any,
+    ) -> Any:
+        """Create and start a container. Returns a `RunResult` when it has ended, or with ``detach`` a `Container`.
+
+        ``stdin`` is what the program reads; ``check`` raises ContainerError on a non-zero status. Options are
+        docker-py's: name, hostname, environment, working_dir, user, volumes, read_only, tmpfs, cap_add, cap_drop,
+        privileged, entrypoint, init, labels, network, tty, stdin_open, mem_limit, memswap_limit, mem_reservation,
+        oom_kill_disable, pids_limit, cpu_quota, cpu_period, cpu_shares, cpuset_cpus, cpuset_mems, blkio_weight,
+        device_read_bps, device_write_bps, device_read_iops, device_write_iops, storage_opt, shm_size, stop_signal,
+        stop_timeout; and ``cpus``, a float. Sizes are bytes or "64m". Raises PocError and OSError.
+        """
+        options["stdin_open"] = options.get("stdin_open") or stdin is not None
+        container = self.create(image, command, remove=remove, **options)
+        try:
+            session = container.start(attach=True)
+        except (PocError, OSError):
+            if not remove:
+                container.remove(force=True)
+            raise
+        assert session is not None
+        if detach:
+            session.close()
+            return container
+        stdout, stderr, end = session.collect(stdin)
+        session.close()
+        if end is None:
+            raise SetupError("the container's monitor was killed")
+        result = RunResult(stdout, stderr, end.exit_code, end.oom_killed)
+        if check and result.exit_code:
+            raise ContainerError(f"{image} {command}: exit status {result.exit_code}", result)
+        return result
+
+    def get(self, reference: str) -> Container:
+        """The container of this name, id or unique id prefix. Raises ContainerNotFound."""
+        id = self._engine.paths.find(reference)
+        try:
+            return self._load(id)
+        except FileNotFoundError:
+            raise ContainerNotFound(reference) from None
+
+    def _load(self, id: str) -> Container:
+        return Container(self._engine, _fs.read_json(self._engine.paths.container(id, "container.json")))
+
+    def list(self, all: bool = False) -> list[Container]:
+        """The running containers, or all; newest first."""
+        found = []
+        for id in self._engine.paths.ids():
+            try:
+                container = self._load(id)
+            except FileNotFoundError:
+                continue  # removed meanwhile
+            if all or container.status in ("running", "paused"):
+                found.append(container)
+        return sorted(found, key=lambda container: -container.created)
+
+
+class Container:
+    """One container. Its attributes are what it was asked to be; `status` and `attrs` are looked up anew."""
+
+    __slots__ = ("_engine", "_record", "config", "created", "id", "image", "labels", "name")
+
+    def __init__(self, engine: Engine, record: dict[str, Any]) -> None:
+        self._engine = engine
+        self._record = record
+        self.id: str = record["id"]
+        self.name: str = record["name"]
+        self.created: float = record["created"]
+        self.config = ContainerConfig.loaded(record["config"])
+        self.image: str = self.config.image
+        self.labels: dict[str, str] = {**(record["image_config"].get("Labels") or {}), **self.config.labels}
+
+    def __repr__(self) -> str:
+        return f"<Container {self.short_id} {self.name}>"
+
+    @property
+    def short_id(self) -> str:
+        """The first 12 digits of the id."""
+        return self.id[:12]
+
+    @property
+    def log_path(self) -> str:
+        """The json-file log."""
+        return self._path(f"{self.id}-json.log")
+
+    def _path(self, name: str) -> str:
+        return self._engine.paths.container(self.id, name)
+
+    # ── making ───────────────────────────────────────────────────────────────────────────────────────
+
+    def make_files(self) -> None:
+        """Everything on disk but container.json, which makes it exist."""
+        for name in ("upper", "work", "rootfs"):
+            os.mkdir(self._path(name), 0o755)
+        if size := self.config.storage_opt.get("size"):
+            _make_disk(self._path("disk.img"), size)
+            os.mkdir(self._path("disk"), 0o755)
+        if self.config.network == "host" and not self.config.hostname:
+            hostname = socket.gethostname()
+        else:
+            hostname = self.config.hostname or self.short_id
+        _fs.write_atomic(self._path("hostname"), hostname + "\n")
+        _fs.write_atomic(self._path("resolv.conf"), _resolv_conf(self.config.network))
+        self._write_spec(hostname)
+
+    def _write_spec(self, hostname: str) -> None:
+        config, image = self.config, self._record["image_config"]
+        layers = [self._path("upper"), *reversed(self._record["layers"])]
+        user = resolve(
+            config.user or image.get("User") or "",
+            read_layered(layers, "etc/passwd"),
+            read_layered(layers, "etc/group"),
+        )
+        process = generate.process(
+            args=_arguments(config, image),
+            env=_environment(config, image, hostname, user.home),
+            cwd=config.working_dir or image.get("WorkingDir") or "/",
+            uid=user.uid,
+            gid=user.gid,
+            additional_gids=user.groups,
+            capabilities=config.capabilities(),
+            terminal=config.tty,
+        )
+        spec = generate.spec(
+            process,
+            rootfs="rootfs",
+            hostname=hostname,
+            cgroups_path=recovery.cgroup_path(self.id),
+            resources=config.resources(),
+            mounts=self._mounts(),
+            readonly=config.read_only,
+            shm_size=config.shm_size or defaults.DEFAULT_SHM_SIZE,
+            private_network=config.network != "host",
+            privileged=config.privileged,
+        )
+        if config.privileged:
+            spec["linux"]["devices"] = _host_devices()
+        _fs.write_json(self._path("config.json"), spec)
+
+    def _mounts(self) -> list[Mount]:
+        mounts: list[Mount] = [
+            {"destination": f"/etc/{name}", "type": "bind", "source": self._path(name), "options": ["bind", "rprivate"]}
+            for name in ("hostname", "hosts", "resolv.conf")
+        ]
+        for volume in self.config.volumes:
+            options = ["rbind", "rprivate", "ro" if volume["readonly"] else "rw"]
+            source, destination = volume["source"], volume["destination"]
+            mounts.append({"destination": destination, "type": "bind", "source": source, "options": options})
+        for destination, text in self.config.tmpfs.items():
+            options = ["noexec", "nosuid", "nodev", *filter(None, text.split(","))]
+            mounts.append({"destination": destination, "type": "tmpfs", "source": "tmpfs", "options": options})
+        return mounts
+
+    def prepare(self, address: str | None) -> Spec:
+        """The OCI configuration for a start; the monitor calls it when the address is known."""
+        spec: Spec = _fs.read_json(self._path("config.json"))
+        _fs.write_atomic(self._path("hosts"), _hosts(spec["hostname"], address))
+        return spec
+
+    def overlay(self) -> dict[str, Any]:
+        """The arguments of `poc.rootfs.Overlay` for its root file system."""
+        place = "disk/" if self.config.storage_opt else ""
+        return {
+            "lower": tuple(reversed(self._record["layers"])),
+            "upper": self._path(f"{place}upper"),
+            "work": self._path(f"{place}work"),
+            "disk": self._path("disk.img") if place else None,
+        }
+
+    # ── living ───────────────────────────────────────────────────────────────────────────────────────
+
+    def start(self, attach: bool = False) -> Session | None:
+        """Start it, and return when its program runs; with ``attach`` a `Session` to its streams.
+
+        Raises Conflict when it runs already, and what kept the program from running.
+        """
+        if self.config.network in ("bridge", "internal"):
+            self._engine.networks.bridge()
+        if self.status == "running":
+            raise Conflict(f"container {self.name} is already running")
+        lock = self._lock()
+        try:
+            os.mkdir(self._engine.paths.runtime(self.id), 0o700)
+        except BaseException:
+            lock.release()
+            raise
+        session = Session(monitor.launch(self._engine, self, lock))
+        try:
+            session.wait_started()
+        except BaseException:
+            session.close()
+            raise
+        if attach:
+            return session
+        session.close()
+        return None
+
+    def _lock(self) -> Lock:
+        try:
+            lock = Lock.take(self._path(""))
+        except FileNotFoundError:
+            raise ContainerNotFound(self.name) from None
+        if lock is None:
+            raise Conflict(f"container {self.name} is being used by another command")
+        if not os.path.exists(self._path("container.json")):
+            lock.release()
+            raise ContainerNotFound(self.name)
+        return lock
+
+    def _state(self) -> dict[str, Any]:
+        """What the monitor wrote, {} when there is none alive; clears up after a killed one."""
+        state = read_optional(self._engine.paths.runtime(self.id, "state.json"))
+        if is_alive(state.get("monitor")):
+            return state
+        if os.path.exists(self._engine.paths.runtime(self.id)):
+            recovery.recover(self._engine, self.id)
+        return {}
+
+    @property
+    def status(self) -> str:
+        """ "created", "running", "paused" or "exited", as the kernel sees it now."""
+        return self._status(self._state())
+
+    def _status(self, state: dict[str, Any]) -> str:
+        if is_alive(state.get("init")):
+            return "running"
+        ran = read_optional(self._path("status.json")).get("started_at")
+        return "exited" if ran else "created"
+
+    def kill(self, signal: str | int = "KILL") -> None:
+        """Send a signal to its first process. Raises Conflict when it does not run."""
+        number = parse_signal(signal)
+        init = self._state().get("init")
+        if not is_alive(init):
+            raise Conflict(f"container {self.name} is not running")
+        assert init is not None
+        _send_signal(init, number)
+
+    def stop(self, timeout: int | None = None) -> None:
+        """Send the stop signal, and SIGKILL when it still runs after ``timeout`` seconds (default 10; -1: for ever).
+
+        Content when it does not run.
+        """
+        state = self._state()
+        if not is_alive(state.get("init")):
+            return
+        name = self.config.stop_signal or self._record["image_config"].get("StopSignal") or "TERM"
+        if timeout is None:
+            timeout = STOP_TIMEOUT if self.config.stop_timeout is None else self.config.stop_timeout
+        _send_signal(state["init"], parse_signal(name))
+        if not self._await_end(state, None if timeout < 0 else float(timeout)):
+            _send_signal(state["init"], signal.SIGKILL)
+            self._await_end(state, None)
+
+    def _await_end(self, state: dict[str, Any], timeout: float | None) -> bool:
+        """Until its monitor has cleared up, at most ``timeout`` seconds; did it end?"""
+        pid = state["monitor"][0]
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return True
+        try:
+            if not is_alive(state["monitor"]):
+                return True
+            poller = select.poll()
+            poller.register(pidfd, select.POLLIN)
+            return bool(poller.poll(None if timeout is None else timeout * 1000))
+        finally:
+            os.close(pidfd)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Until it has ended; the exit code. Raises TimeoutError."""
+        state = self._state()
+        if state and not self._await_end(state, timeout):
+            raise TimeoutError(f"container {self.name} still runs after {timeout} seconds")
+        self._state()
+        return int(read_optional(self._path("status.json")).get("exit_code", 0))
+
+    def remove(self, force: bool = False) -> None:
+        """Delete it with all it wrote. A running one only with ``force``, which kills it. Raises Conflict."""
+        state = self._state()
+        if state:
+            if not force:
+                raise Conflict(f"container {self.name} is running; stop it first, or remove it with force")
+            if is_alive(state.get("init")):
+                _send_signal(state["init"], signal.SIGKILL)
+            self._await_end(state, None)
+            if self.config.remove:
+                return
+        with self._lock():
+            recovery.conclude(self._engine, self.id, recovery.Status(), remove=True)
+
+    def logs(
+        self,
+        stdout: bool = True,
+        stderr: bool = True,
+        follow: bool = False,
+        tail: int | None = None,
+        timestamps: bool = False,
+    ) -> Iterator[tuple[str, bytes]]:
+        """(stream, bytes) of each logged line; with ``follow`` until the container ends."""
+        if not os.path.exists(self.log_path):
+            return
+        running = (lambda: bool(self._state())) if follow else None
+        for when, stream, data in logs.read(self.log_path, tail, running):
+            if (stream == "stdout" and stdout) or (stream == "stderr" and stderr):
+                yield stream, (f"{when} ".encode() + data if timestamps else data)
+
+    # ── looking ──────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """docker's ``inspect`` object, looked up now."""
+        from poc.engine.inspection import describe
+
+        state = self._state()
+        return describe(self, self._record, state, self._status(state), read_optional(self._path("status.json")))
+
+    def spec(self) -> Spec:
+        """Its OCI configuration."""
+        spec: Spec = _fs.read_json(self._path("config.json"))
+        return spec
+
+
+def _send_signal(process: list[int], number: int) -> None:
+    """By pidfd, so that a pid used again is never hit; content when the process has ended."""
+    try:
+        pidfd = os.pidfd_open(process[0])
+    except ProcessLookupError:
+        return
+    try:
+        if is_alive(process):
+            signal.pidfd_send_signal(pidfd, number)
+    except ProcessLookupError:
+        pass
+    finally:
+        os.close(pidfd)
+
+
+def _check_resources(config: ContainerConfig) -> None:
+    """Refuse now, with the container not made, what this host can't enforce."""
+    from poc.cgroups import host, plan
+
+    plan(config.resources(), host())
+
+
+def _arguments(config: ContainerConfig, image: dict[str, Any]) -> list[str]:
+    """docker's rule: an entrypoint given here does away with the image's command."""
+    if config.entrypoint is not None:
+        entrypoint, command = [part for part in config.entrypoint if part], config.command
+    else:
+        entrypoint, command = image.get("Entrypoint") or [], config.command or image.get("Cmd") or []
+    arguments = [*entrypoint, *command]
+    if not arguments:
+        raise InvalidArgument("no command specified, and the image has none")
+    if any("\0" in argument for argument in arguments):
+        raise InvalidArgument("a command can't hold a NUL character")
+    return arguments
+
+
+def _environment(config: ContainerConfig, image: dict[str, Any], hostname: str, home: str) -> list[str]:
+    entries = [f"PATH={defaults.DEFAULT_PATH}", f"HOSTNAME={hostname}", f"HOME={home}"]
+    entries += ["TERM=xterm"] if config.tty else []
+    merged = dict(entry.partition("=")[::2] for entry in [*entries, *(image.get("Env") or []), *config.environment])
+    return [f"{name}={value}" for name, value in merged.items()]
+
+
+def _hosts(hostname: str, address: str | None) -> str:
+    lines = [
+        "127.0.0.1\tlocalhost",
+        "::1\tlocalhost ip6-localhost ip6-loopback",
+        "fe00::\tip6-localnet",
+        "ff00::\tip6-mcastprefix",
+        "ff02::1\tip6-allnodes",
+        "ff02::2\tip6-allrouters",
+    ]
+    return "\n".join([*lines, f"{address or '127.0.1.1'}\t{hostname}"]) + "\n"
+
+
+def _resolv_conf(network: str) -> str:
+    """The host's, without servers on its own loopback, which a network namespace can't reach."""
+    for path in ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"):
+        try:
+            text = _fs.read_text(path)
+        except OSError:
+            continue
+        lines = [line for line in text.splitlines() if not line.startswith("#")]
+        if network == "host":
+            return "\n".join(lines) + "\n"
+        kept = [line for line in lines if not line.startswith(("nameserver 127.", "nameserver ::1"))]
+        if any(line.startswith("nameserver") for line in kept):
+            return "\n".join(kept) + "\n"
+    return ""
+
+
+def _host_devices() -> list[Any]:
+    """Every device node below the host's /dev, for a privileged container (docker's rule)."""
+    devices = []
+    for directory, subdirectories, names in os.walk("/dev"):
+        subdirectories[:] = [name for name in subdirectories if f"{directory}/{name}" not in _NOT_DEVICES]
+        for name in names:
+            path = f"{directory}/{name}"
+            found = os.lstat(path)
+            kind = "c" if stat.S_ISCHR(found.st_mode) else "b" if stat.S_ISBLK(found.st_mode) else ""
+            if kind and path not in _NOT_DEVICES:
+                numbers = {"major": os.major(found.st_rdev), "minor": os.minor(found.st_rdev)}
+                owner = {"uid": found.st_uid, "gid": found.st_gid}
+                mode = stat.S_IMODE(found.st_mode)
+                devices.append({"path": path, "type": kind, "fileMode": mode, **numbers, **owner})
+    return devices
+
+
+_NOT_DEVICES = ("/dev/pts", "/dev/shm", "/dev/mqueue", "/dev/fd", "/dev/console", "/dev/ptmx")
+
+
+def _make_disk(path: str, size: int) -> None:
+    """A sparse ext4 image of ``size`` bytes."""
+    import shutil
+    import subprocess
+
+    program = shutil.which("mkfs.ext4", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    if program is None:
+        raise Unsupported("--storage-opt size needs mkfs.ext4; install e2fsprogs")
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.ftruncate(fd, size)
+    finally:
+        os.close(fd)
+    command = [program, "-q", "-F", "-m", "0", "-O", "^has_journal", "-E", "lazy_itable_init=1,nodiscard", path]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise OSError(5, f"mkfs.ext4 {path}: {done.stderr.strip() or done.returncode}")

@@ -1,0 +1,117 @@
+"""A container's log: docker's json-file format, one JSON object a line: ``log``, ``stream``, ``time``.
+
+Bytes that are no UTF-8 are kept as lone surrogates (``\\udcff``), so that what is read is what was written.
+A line without its newline is logged when the container ends, one of more than 16 KiB in parts, as docker does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from typing import TYPE_CHECKING
+
+from poc._fs import write_all
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    Line = tuple[str, str, bytes]
+
+LONGEST_LINE = 16 << 10
+_POLL_INTERVAL = 0.05  # seconds between two looks at a log that is followed
+
+
+def timestamp(seconds: float | None = None) -> str:
+    """RFC 3339 in UTC with nanoseconds, such as 2024-05-01T12:00:00.123456789Z."""
+    nanoseconds = time.time_ns() if seconds is None else int(seconds * 1_000_000_000)
+    whole, rest = divmod(nanoseconds, 1_000_000_000)
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)) + f".{rest:09d}Z"
+
+
+class LogWriter:
+    """Appends to a log file. ``write`` takes what came from a stream, in pieces of any size."""
+
+    __slots__ = ("_fd", "_partial")
+
+    def __init__(self, path: str) -> None:
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        self._partial = {"stdout": b"", "stderr": b""}
+
+    def write(self, stream: str, data: bytes) -> None:
+        """Log the lines that ``data`` completes. Raises OSError when the disk is full."""
+        lines = (self._partial[stream] + data).split(b"\n")
+        self._partial[stream] = b""  # even if the disk is full: the memory must stay bounded
+        now = timestamp()
+        encoded = [self._encode(line + b"\n", stream, now) for line in lines[:-1]]
+        last = lines[-1]
+        if len(last) >= LONGEST_LINE:
+            encoded.append(self._encode(last, stream, now))
+            last = b""
+        if encoded:
+            write_all(self._fd, "".join(encoded).encode())
+        self._partial[stream] = last
+
+    def _encode(self, line: bytes, stream: str, now: str) -> str:
+        parts = [line[start : start + LONGEST_LINE] for start in range(0, len(line), LONGEST_LINE)]
+        return "".join(
+            json.dumps({"log": part.decode("utf-8", "surrogateescape"), "stream": stream, "time": now}) + "\n"
+            for part in parts
+        )
+
+    def close(self) -> None:
+        """Log what lacks its newline, and close."""
+        try:
+            for stream, rest in self._partial.items():
+                if rest:
+                    write_all(self._fd, self._encode(rest, stream, timestamp()).encode())
+        finally:
+            os.close(self._fd)
+
+
+def read(path: str, tail: int | None = None, is_running: Callable[[], bool] | None = None) -> Iterator[Line]:
+    """(time, stream, bytes) of each entry; the last ``tail`` lines only.
+
+    With ``is_running`` the log is followed until that says no and the last line has been read.
+    """
+    with open(path, "rb", buffering=1 << 16) as file:
+        if tail is not None:
+            file.seek(_tail_offset(path, tail))
+        pending = b""
+        while True:
+            # Asked before the read: what is written before the end is then read after it.
+            running = is_running is not None and is_running()
+            for row in file:
+                pending += row
+                if pending.endswith(b"\n"):
+                    yield _decode(pending)
+                    pending = b""
+            if not running:
+                return
+            time.sleep(_POLL_INTERVAL)
+
+
+def _decode(row: bytes) -> Line:
+    entry = json.loads(row)
+    return entry["time"], entry["stream"], entry["log"].encode("utf-8", "surrogateescape")
+
+
+def _tail_offset(path: str, count: int) -> int:
+    """Where the last ``count`` lines begin, found from the end of the file."""
+    if count <= 0:
+        return os.path.getsize(path)
+    with open(path, "rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        position = end
+        found = 0
+        while position > 0:
+            step = min(1 << 16, position)
+            position -= step
+            file.seek(position)
+            block = file.read(step)
+            for offset in range(len(block) - 1, -1, -1):
+                if block[offset] == 0x0A and position + offset != end - 1:
+                    found += 1
+                    if found == count:
+                        return position + offset + 1
+    return 0

@@ -1,0 +1,384 @@
+"""The process that looks after one running container: a fork of the command that started it, without an exec.
+
+It owns the container's stdio, its log and its exit status, so that a container outlives the command::
+
+    command                         monitor                              container
+    ───────                         ───────                              ─────────
+    lock, fork, fork ─────────────▶ detached from terminal and caller
+                                    lease, bundle, create ─────────────▶ mounts
+                                    start ─────────────────────────────▶ execve
+              ◀──────────── STARTED
+    stdin ──▶                       ─────────────────────────────────▶ stdin
+              ◀──── STDOUT, STDERR  ◀───────────────────────────────── stdout, stderr
+                                    └─▶ log
+                                    ◀─────────────────────────────────── ends
+                                    cgroup, lease, state cleared away; status written
+              ◀───────────── EXITED
+
+If it is killed, so is the container (PR_SET_PDEATHSIG), and the next command that looks at the container
+clears away what is left (`poc.engine.recovery`). It never imports pyroute2 or click: its memory is kept
+for as long as the container runs.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import time
+from typing import TYPE_CHECKING
+
+import prctl
+
+from poc import _fs
+from poc.engine import frames, recovery
+from poc.engine.logs import LogWriter
+from poc.engine.networks import Attachment
+from poc.engine.store import identity
+from poc.errors import PocError
+from poc.namespaces import run_and_exit
+from poc.rootfs import Overlay
+from poc.runtime.create import create
+from poc.runtime.terminal import resize
+
+if TYPE_CHECKING:
+    from poc.engine import Engine
+    from poc.engine.containers import Container
+    from poc.engine.store import Lock
+    from poc.namespaces import Process
+    from poc.runtime.create import Created
+
+_CHUNK = 1 << 16
+_BACKLOG = 1 << 18  # bytes that may wait for a slow reader before the container is slowed
+_LAST_OUTPUT = 2.0  # seconds to wait for the end of output that a process elsewhere holds open
+
+
+def launch(engine: Engine, container: Container, lock: Lock) -> socket.socket:
+    """Fork the monitor of a container whose lock is held; the lock is the monitor's from here on.
+
+    Returns the stream socket on which it says STARTED or FAILED first (`poc.engine.frames`).
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    child = os.fork()
+    if child == 0:
+        # Twice, so that it is nobody's child: the caller may be a program with children of its own.
+        run_and_exit(lambda: _detach(engine, container, lock, ours, theirs))
+    theirs.close()
+    lock.release()
+    os.waitpid(child, 0)
+    return ours
+
+
+def _detach(engine: Engine, container: Container, lock: Lock, ours: socket.socket, theirs: socket.socket) -> None:
+    os.setsid()
+    if os.fork() != 0:
+        return
+    gc.disable()  # what the caller left here must never be finalised here
+    ours.close()
+    _close_all_but(lock.fd, theirs.fileno())
+    for signum in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE):
+        signal.signal(signum, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    prctl.set_name("poc-monitor")
+    Monitor(engine, container, theirs).run()
+
+
+def _close_all_but(*kept: int) -> None:
+    os.chdir("/")
+    os.umask(0o022)
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    first = 3
+    for fd in sorted(kept):
+        os.closerange(first, fd)
+        first = fd + 1
+    os.closerange(first, 1 << 20)
+
+
+class Client:
+    """One who is attached: frames come in, output goes out, neither without bound."""
+
+    __slots__ = ("_decoder", "outgoing", "socket")
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        self.socket = connection
+        self.outgoing = bytearray()
+        self._decoder = frames.Decoder()
+
+    def send(self, data: bytes) -> None:
+        self.outgoing += data
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what the socket takes. Raises OSError when the client is gone."""
+        while self.outgoing:
+            try:
+                sent = self.socket.send(self.outgoing)
+            except BlockingIOError:
+                return
+            del self.outgoing[:sent]
+
+    def receive(self) -> list[tuple[int, bytes]] | None:
+        """The frames that came, None when the client is gone."""
+        try:
+            data = self.socket.recv(_CHUNK)
+        except BlockingIOError:
+            return []
+        except OSError:
+            return None
+        return list(self._decoder.feed(data)) if data else None
+
+
+class Monitor:
+    """Starts a container, carries its streams, waits for its end and clears up."""
+
+    def __init__(self, engine: Engine, container: Container, connection: socket.socket) -> None:
+        self._engine = engine
+        self._container = container
+        self._config = container.config
+        self._client: Client | None = Client(connection)
+        self._outputs: dict[int, tuple[str, int]] = {}
+        self._stdin = -1
+        self._input = bytearray()
+        self._stdin_ended = False
+        self._console: int | None = None
+        self._process: Process | None = None
+        self._attachment: Attachment | None = None
+        self._warnings: list[str] = []
+        self._started_at = 0.0
+
+    def run(self) -> None:
+        """Everything. Never raises."""
+        created: Created | None = None
+        try:
+            log = LogWriter(self._container.log_path)
+            created = self._create()
+            self._start(created)
+        except (PocError, OSError) as error:
+            self._give_up(error)
+            return
+        self._tell(frames.message(frames.STARTED, warnings=self._warnings))
+        self._carry(log)
+        self._finish(created, log)
+
+    def _create(self) -> Created:
+        paths, id = self._engine.paths, self._container.id
+        _fs.write_json(paths.runtime(id, "state.json"), {"monitor": identity(os.getpid())})
+        if self._config.network in ("bridge", "internal"):
+            self._attachment = Attachment(self._engine.networks, id, self._config.network == "internal")
+        spec = self._container.prepare(self._attachment.address if self._attachment else None)
+        stdio = None if self._config.tty else self._open_pipes(spec["process"]["user"])
+        try:
+            created = create(
+                spec,
+                paths.container(id),
+                cache=paths.cache,
+                overlay=Overlay(**self._container.overlay()),
+                stdio=stdio,
+                reaper=self._config.init,
+                tied_to_parent=True,
+                while_mounting=self._attach_network,
+            )
+        finally:
+            for fd in stdio or ():
+                os.close(fd)
+        if created.console is not None:
+            self._use_console(created.console)
+        return created
+
+    def _attach_network(self, process: Process) -> None:
+        self._process = process
+        if self._attachment is not None:
+            self._attachment.begin(process.pid)
+
+    def _open_pipes(self, user: dict[str, int]) -> tuple[int, int, int]:
+        """The container's ends of its three streams; ours are kept for `_carry`."""
+        if self._config.stdin_open:
+            stdin, self._stdin = os.pipe()
+            os.set_blocking(self._stdin, False)
+        else:
+            stdin = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        ends = [stdin]
+        for name, kind in (("stdout", frames.STDOUT), ("stderr", frames.STDERR)):
+            reader, writer = os.pipe()
+            self._outputs[reader] = (name, kind)
+            ends.append(writer)
+        for fd in ends:
+            # Or a program of another user could not open its own /dev/stdout.
+            if os.fstat(fd).st_uid != user["uid"] and fd != stdin:
+                os.fchown(fd, user["uid"], user["gid"])
+        return ends[0], ends[1], ends[2]
+
+    def _use_console(self, console: int) -> None:
+        os.set_blocking(console, False)
+        self._console = console
+        self._outputs[console] = ("stdout", frames.STDOUT)
+        if self._config.stdin_open:
+            self._stdin = console
+
+    def _start(self, created: Created) -> None:
+        try:
+            if self._attachment is not None:
+                self._warnings = self._attachment.finish()
+        except PocError:
+            created.process.kill()
+            created.process.wait()
+            raise
+        self._started_at = time.time()
+        state = {
+            "monitor": identity(os.getpid()),
+            "init": identity(created.process.pid),
+            "started_at": self._started_at,
+            "address": self._attachment.address if self._attachment else "",
+        }
+        _fs.write_json(self._engine.paths.runtime(self._container.id, "state.json"), state)
+        created.start()
+
+    def _give_up(self, error: PocError | OSError) -> None:
+        """The container never ran: clear up, and tell why."""
+        text = (error.strerror if isinstance(error, OSError) else str(error)) or repr(error)
+        code = error.exit_code if isinstance(error, PocError) else PocError.exit_code
+        self._release(recovery.Status(code, error=text, finished_at=time.time()))
+        self._tell(frames.message(frames.FAILED, failure=type(error).__name__, text=text))
+
+    # ── the streams ──────────────────────────────────────────────────────────────────────────────────
+
+    def _carry(self, log: LogWriter) -> None:
+        """Carry bytes until the process has ended and its output is at its end."""
+        process = self._process
+        assert process is not None
+        deadline: float | None = None
+        while deadline is None or (self._outputs and time.monotonic() < deadline):
+            for fd, events in self._poll(process.pidfd if deadline is None else -1, deadline):
+                if fd == process.pidfd:
+                    deadline = time.monotonic() + _LAST_OUTPUT
+                elif fd in self._outputs and events & ~select.POLLOUT:
+                    self._read_output(fd, log)
+                elif self._client is not None and fd == self._client.socket.fileno():
+                    self._serve(self._client, events)
+            self._write_input()
+
+    def _poll(self, pidfd: int, deadline: float | None) -> list[tuple[int, int]]:
+        poller = select.poll()
+        if pidfd >= 0:
+            poller.register(pidfd, select.POLLIN)
+        client = self._client
+        if client is None or len(client.outgoing) < _BACKLOG:
+            for fd in self._outputs:
+                poller.register(fd, select.POLLIN)
+        if client is not None:
+            wanted = select.POLLIN if len(self._input) < _BACKLOG else 0
+            poller.register(client.socket, wanted | (select.POLLOUT if client.outgoing else 0))
+        if self._input and self._stdin >= 0:
+            both = select.POLLIN if self._stdin in self._outputs else 0
+            poller.register(self._stdin, select.POLLOUT | both)
+        wait = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
+        return poller.poll(wait)
+
+    def _read_output(self, fd: int, log: LogWriter) -> None:
+        stream, kind = self._outputs[fd]
+        try:
+            data = os.read(fd, _CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""  # EIO: the last process let go of the terminal
+        if not data:
+            del self._outputs[fd]
+            if fd != self._console:
+                os.close(fd)
+            return
+        try:
+            log.write(stream, data)
+        except OSError:
+            pass  # the disk is full: the container goes on, its log has a gap
+        self._tell(frames.frame(kind, data))
+
+    def _serve(self, client: Client, events: int) -> None:
+        if events & select.POLLOUT:
+            self._tell(b"")
+        if not events & ~select.POLLOUT:
+            return
+        received = client.receive()
+        if received is None:
+            self._drop_client()
+            return
+        for kind, payload in received:
+            self._obey(kind, payload)
+
+    def _obey(self, kind: int, payload: bytes) -> None:
+        if kind == frames.STDIN:
+            self._input += payload
+        elif kind == frames.STDIN_END:
+            self._stdin_ended = True
+        elif kind == frames.RESIZE and self._console is not None:
+            size = json.loads(payload)
+            resize(self._console, size["rows"], size["columns"])
+        elif kind == frames.SIGNAL and self._process is not None:
+            self._process.kill(json.loads(payload)["number"])
+
+    def _write_input(self) -> None:
+        if self._stdin < 0:
+            self._input.clear()
+            return
+        try:
+            while self._input:
+                del self._input[: os.write(self._stdin, self._input)]
+        except BlockingIOError:
+            return
+        except OSError:
+            self._input.clear()
+            self._stdin_ended = True  # EPIPE: the program closed its stdin
+        if self._stdin_ended:
+            self._close_input()
+
+    def _close_input(self) -> None:
+        if self._stdin == self._console:
+            self._input += b"\x04"  # a terminal has no end; the program reads one at ctrl-d
+            self._stdin_ended = False
+            return
+        os.close(self._stdin)
+        self._stdin = -1
+
+    def _tell(self, data: bytes) -> None:
+        if self._client is None:
+            return
+        try:
+            self._client.send(data)
+        except OSError:
+            self._drop_client()
+
+    def _drop_client(self) -> None:
+        assert self._client is not None
+        self._client.socket.close()
+        self._client = None
+        # docker's StdinOnce: with its first client gone nobody can write to it any more
+        self._stdin_ended = True
+
+    # ── the end ──────────────────────────────────────────────────────────────────────────────────────
+
+    def _finish(self, created: Created, log: LogWriter) -> None:
+        code = created.process.wait()
+        try:
+            log.close()
+        except OSError:
+            pass  # a full disk
+        oom_killed = created.cgroup.oom_kills() > 0
+        exit_code = code if code >= 0 else 128 - code
+        status = recovery.Status(exit_code, oom_killed, self._started_at, time.time())
+        self._release(status)
+        client = self._client
+        if client is not None:
+            client.socket.setblocking(True)
+            self._tell(frames.message(frames.EXITED, exit_code=exit_code, oom_killed=oom_killed))
+
+    def _release(self, status: recovery.Status) -> None:
+        if self._attachment is not None:
+            self._attachment.release()
+        recovery.conclude(self._engine, self._container.id, status, remove=self._config.remove)

@@ -1,0 +1,192 @@
+"""The store's network: one bridge whose subnet is chosen once, and addresses leased per container.
+
+Attaching is done by a short-lived fork of the monitor: it alone loads pyroute2 (20 MB, more than 100 ms),
+begins to do so before the container's process exists, and takes the memory with it when it ends.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+from typing import TYPE_CHECKING
+
+from poc import _fs, net
+from poc.errors import SetupError
+from poc.namespaces import run_and_exit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from poc.engine.store import Paths
+
+
+class Networks:
+    """The networks of one store."""
+
+    __slots__ = ("_paths",)
+
+    def __init__(self, paths: Paths) -> None:
+        self._paths = paths
+
+    def _file(self) -> str:
+        return f"{self._paths.data}/networks/bridge.json"
+
+    def bridge(self) -> net.Bridge:
+        """The store's bridge; its subnet is chosen by the first call. Raises OSError and PocError."""
+        try:
+            return self._load()
+        except FileNotFoundError:
+            pass  # the first bridged container of this store
+        os.makedirs(os.path.dirname(self._file()), 0o755, exist_ok=True)
+        lock = os.open(os.path.dirname(self._file()), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not os.path.exists(self._file()):
+                Helper(self._choose).wait()
+            return self._load()
+        finally:
+            os.close(lock)
+
+    def _load(self) -> net.Bridge:
+        return net.Bridge(**_fs.read_json(self._file()))
+
+    def _choose(self, _: str) -> None:
+        name, table = bridge_names(self._paths)
+        subnet = net.choose_subnet(net.CANDIDATES, net.taken_subnets(ignore=name))
+        _fs.write_json(self._file(), {"name": name, "table": table, "subnet": subnet}, sync=True)
+
+    def leases(self) -> net.Leases:
+        """The leases of the store's bridge. Raises FileNotFoundError when it has none yet."""
+        return net.Leases(self._paths.leases, self._load().subnet.text)
+
+    def ensure(self) -> list[str]:
+        """Make or repair the bridge, its address, forwarding and the nftables table. Returns warnings."""
+        bridge = self.bridge()
+        return Helper(lambda _: bridge.ensure()).wait()
+
+    def remove(self) -> None:
+        """Take the bridge and the nftables table away, and forget the subnet."""
+        try:
+            bridge = self._load()
+        except FileNotFoundError:
+            return
+        Helper(lambda _: bridge.remove()).wait()
+        _fs.remove_file(self._file())
+
+
+def bridge_names(paths: Paths) -> tuple[str, str]:
+    """(bridge, nftables table) of a store: pocbr0 and poc, or names of its own for one made with ``--root``."""
+    if paths.is_system:
+        return "pocbr0", "poc"
+    import zlib
+
+    mark = f"{zlib.crc32(paths.data.encode()):08x}"
+    return f"pocbr{mark}", f"poc-{mark}"
+
+
+class Helper:
+    """A forked process that waits for one word, calls a function with it and hands back the warnings it returns."""
+
+    __slots__ = ("_pid", "_reader", "_writer")
+
+    def __init__(
+        self, function: Callable[[str], list[str] | None], prepare: Callable[[], object] | None = None
+    ) -> None:
+        self._reader, answer = os.pipe()
+        word, self._writer = os.pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
+            os.close(self._reader)
+            os.close(self._writer)
+            run_and_exit(lambda: _help(function, prepare, word, answer))
+        os.close(answer)
+        os.close(word)
+
+    def tell(self, word: str) -> None:
+        """Let it work; it does so beside the caller."""
+        os.write(self._writer, word.encode())
+        os.close(self._writer)
+        self._writer = -1
+
+    def wait(self) -> list[str]:
+        """Wait until it is done; its warnings. Raises SetupError with what went wrong in it."""
+        if self._writer >= 0:
+            self.tell("-")
+        try:
+            answer = _fs.read_all(self._reader)
+        finally:
+            self._reap()
+        if not answer:
+            raise SetupError("the network helper was killed", "network")
+        failure, warnings = json.loads(answer)
+        if failure:
+            raise SetupError(failure, "network")
+        return list(warnings)
+
+    def cancel(self) -> None:
+        """End it, whatever it is doing; content when it has been waited for."""
+        if self._pid:
+            os.kill(self._pid, signal.SIGKILL)
+            self._reap()
+
+    def _reap(self) -> None:
+        os.close(self._reader)
+        if self._writer >= 0:
+            os.close(self._writer)
+        os.waitpid(self._pid, 0)
+        self._pid = 0
+
+
+def _help(
+    function: Callable[[str], list[str] | None], prepare: Callable[[], object] | None, word: int, answer: int
+) -> None:
+    failure, warnings = "", None
+    try:
+        if prepare is not None:
+            prepare()
+        told = _fs.read_all(word).decode()
+        if not told:
+            return  # the monitor was killed before there was anything to do
+        warnings = function(told)
+    except OSError as error:
+        failure = error.strerror or str(error)
+    except Exception as error:
+        failure = str(error) or repr(error)
+    _fs.write_all(answer, json.dumps([failure, warnings or []]).encode())
+
+
+def _load_netlink() -> None:
+    import poc.net.nftables  # noqa: F401 - brings pyroute2, which takes longer than everything else
+
+
+class Attachment:
+    """One container on the bridge: its address, leased at once, and its link, made while it mounts."""
+
+    __slots__ = ("_bridge", "_helper", "_id", "_internal", "_leases", "address")
+
+    def __init__(self, networks: Networks, id: str, internal: bool) -> None:
+        self._id = id
+        self._internal = internal
+        self._bridge = networks.bridge()
+        self._helper = Helper(self._attach, _load_netlink)
+        self._leases = networks.leases()
+        self.address = self._leases.acquire(id, internal)
+
+    def _attach(self, pid: str) -> list[str]:
+        namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        return self._bridge.attach(namespace, net.host_interface_name(self._id), self.address, self._internal)
+
+    def begin(self, pid: int) -> None:
+        """The container's process, and with it its network namespace, is there."""
+        self._helper.tell(str(pid))
+
+    def finish(self) -> list[str]:
+        """Wait until the link is up; warnings. Raises SetupError."""
+        return self._helper.wait()
+
+    def release(self) -> None:
+        """Give the address back. The link goes with the network namespace."""
+        self._helper.cancel()
+        self._leases.release(self._id)

@@ -1,0 +1,53 @@
+"""Everything poc made in a store, gone: what is left afterwards is what was there before `init`."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from poc import _fs
+from poc.engine import recovery
+from poc.errors import ContainerNotFound
+
+if TYPE_CHECKING:
+    from poc.engine import Engine
+
+
+def prune(engine: Engine, images: bool = False) -> list[str]:
+    """Containers, bridge, nftables table and state; with ``images`` those too. Returns a line for each thing."""
+    recovery.recover_all(engine)
+    removed = []
+    for container in engine.containers.list(all=True):
+        try:
+            container.remove(force=True)
+            removed.append(f"container {container.id}")
+        except ContainerNotFound:
+            pass  # --rm was faster
+    if os.path.exists(f"{engine.paths.data}/networks/bridge.json"):
+        removed.append(f"network {engine.networks.bridge().name}")
+        engine.networks.remove()
+    if images:
+        removed += _remove_images(engine)
+    _remove_state(engine, images)
+    return removed
+
+
+def _remove_images(engine: Engine) -> list[str]:
+    found = engine.images.list()
+    for image in found:
+        engine.images.store.remove(image.id, force=True)
+    return [f"image {', '.join(image.references) or image.id}" for image in found]
+
+
+def _remove_state(engine: Engine, images: bool) -> None:
+    paths = engine.paths
+    for directory in (paths.cache, paths.leases, f"{paths.data}/names", f"{paths.data}/networks"):
+        _fs.remove_tree(directory)
+    stores = ("blobs", "layers", "images") if images else ()
+    for directory in stores:
+        _fs.remove_tree(f"{paths.data}/{directory}")
+    for directory in (f"{paths.data}/containers", paths.run, paths.data):
+        try:
+            os.rmdir(directory)
+        except (FileNotFoundError, OSError):
+            pass  # somebody began a new container, or the images stay

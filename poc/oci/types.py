@@ -1,0 +1,89 @@
+"""``config.json`` as types (runtime-spec, config.md and config-linux.md). Imported by type checkers only."""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+
+class User(TypedDict, total=False):
+    uid: int
+    gid: int
+    umask: int
+    additionalGids: list[int]
+
+
+class Rlimit(TypedDict):
+    type: str
+    soft: int
+    hard: int
+
+
+class Process(TypedDict, total=False):
+    terminal: bool
+    consoleSize: dict[str, int]
+    cwd: str
+    env: list[str]
+    args: list[str]
+    user: User
+    capabilities: dict[str, list[str]]
+    rlimits: list[Rlimit]
+    noNewPrivileges: bool
+    oomScoreAdj: int
+
+
+class Root(TypedDict, total=False):
+    path: str
+    readonly: bool
+
+
+class Mount(TypedDict, total=False):
+    destination: str
+    type: str
+    source: str
+    options: list[str]
+
+
+class Namespace(TypedDict, total=False):
+    type: str
+    path: str
+
+
+class IDMapping(TypedDict):
+    containerID: int
+    hostID: int
+    size: int
+
+
+class Device(TypedDict, total=False):
+    path: str
+    type: str
+    major: int
+    minor: int
+    fileMode: int
+    uid: int
+    gid: int
+
+
+class Linux(TypedDict, total=False):
+    namespaces: list[Namespace]
+    uidMappings: list[IDMapping]
+    gidMappings: list[IDMapping]
+    devices: list[Device]
+    cgroupsPath: str
+    resources: dict[str, Any]
+    rootfsPropagation: str
+    sysctl: dict[str, str]
+    seccomp: dict[str, Any]
+    maskedPaths: list[str]
+    readonlyPaths: list[str]
+
+
+class Spec(TypedDict, total=False):
+    ociVersion: str
+    root: Root
+    mounts: list[Mount]
+    process: Process
+    hostname: str
+    domainname: str
+    annotations: dict[str, str]
+    linux: Linux

@@ -1,0 +1,96 @@
+"""How the parent and the container's first process talk until it executes its program.
+
+One socket pair, one named message per packet, in this order::
+
+    parent                                child
+    ──────                                ─────
+    clone3 ─────────────────────────────▶ waits
+    puts it into its cgroups
+    JOINED ─────────────────────────────▶ joins or makes what is left of its namespaces
+    (the network is attached meanwhile)   mounts, console, pivot_root
+           ◀───────────────────────────── CONSOLE with the pty's master, if there is a terminal
+           ◀───────────────────────────── READY
+    START ──────────────────────────────▶ capabilities, seccomp, execve
+           ◀───────────────────────────── end of file: the program runs
+
+At any time the child may send ERROR instead; it is the last thing it says. If the parent dies the
+child reads end of file and ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from typing import TYPE_CHECKING
+
+from poc.errors import CommandNotExecutable, CommandNotFound, SetupError
+
+if TYPE_CHECKING:
+    from typing import Any
+
+JOINED, CONSOLE, READY, START, ERROR = "joined", "console", "ready", "start", "error"
+_FAILURES = {error.__name__: error for error in (SetupError, CommandNotFound, CommandNotExecutable)}
+_LONGEST = 1 << 16
+
+
+class Channel:
+    """One end of the conversation."""
+
+    __slots__ = ("_socket", "received_fds")
+
+    def __init__(self, end: socket.socket) -> None:
+        self._socket = end
+        self.received_fds: list[int] = []
+
+    def send(self, kind: str, fds: tuple[int, ...] = (), **payload: Any) -> None:
+        """Say one thing. Raises OSError (EPIPE) when the other end is gone."""
+        data = json.dumps([kind, payload]).encode()
+        if fds:
+            socket.send_fds(self._socket, [data], fds)
+        else:
+            self._socket.send(data)
+
+    def receive(self) -> tuple[str, dict[str, Any]]:
+        """The next message, or ("", {}) when the other end is closed. Raises what an ERROR carries."""
+        data, fds, _, _ = socket.recv_fds(self._socket, _LONGEST, 4, socket.MSG_CMSG_CLOEXEC)
+        self.received_fds.extend(fds)
+        if not data:
+            return "", {}
+        kind, payload = json.loads(data)
+        if kind == ERROR:
+            raise _FAILURES[payload["failure"]](payload["text"], payload["step"], payload["errno"])
+        return kind, payload
+
+    def expect(self, kind: str) -> dict[str, Any]:
+        """The payload of the next message, which must be of this kind. Raises SetupError otherwise."""
+        received, payload = self.receive()
+        if received != kind:
+            said = repr(received) if received else "nothing: it was killed"
+            raise SetupError(f"the container's process said {said} where {kind!r} was due", kind)
+        return payload
+
+    def fail(self, error: BaseException, step: str) -> None:
+        """Report a failure to the other end; content when nobody listens any more."""
+        failure = type(error).__name__ if type(error).__name__ in _FAILURES else "SetupError"
+        errno = error.errno if isinstance(error, (OSError, SetupError)) else None
+        text = (error.strerror if isinstance(error, OSError) else str(error)) or repr(error)
+        try:
+            self.send(ERROR, failure=failure, text=text[: _LONGEST // 8], step=step, errno=errno)
+        except OSError:
+            pass  # the parent died; there is nobody to tell
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+        for fd in self.received_fds:
+            os.close(fd)
+        self.received_fds.clear()
+
+
+def pair() -> tuple[Channel, Channel]:
+    """The parent's and the child's end. Each side closes the other's."""
+    parent, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    return Channel(parent), Channel(child)

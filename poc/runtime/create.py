@@ -1,0 +1,154 @@
+"""Make a container's process from its OCI configuration and stop it right before its program.
+
+::
+
+    create ── cgroup made and limited ── clone3 ── joined ── (while_mounting) ── READY ──▶ Created
+    Created.start ── START ──▶ the program runs, or the error that kept it from running
+
+Whatever fails, nothing of it is left: the process is gone and so is its cgroup.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from poc import cgroups, rootfs
+from poc.errors import SetupError
+from poc.namespaces import clone
+from poc.runtime import seccomp
+from poc.runtime.channel import CONSOLE, JOINED, READY, START, Channel, pair
+from poc.runtime.init import Init
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from poc.cgroups import Cgroup
+    from poc.namespaces import Process
+    from poc.oci.types import Spec
+    from poc.rootfs import Overlay
+
+
+class Created:
+    """A container's process, waiting to execute its program. ``console`` is the pty's master, or None."""
+
+    __slots__ = ("_channel", "cgroup", "console", "process")
+
+    def __init__(self, process: Process, channel: Channel, cgroup: Cgroup, console: int | None) -> None:
+        self.process = process
+        self.cgroup = cgroup
+        self.console = console
+        self._channel = channel
+
+    def start(self) -> None:
+        """Let it execute its program. Raises SetupError, CommandNotFound or CommandNotExecutable; it has ended then."""
+        try:
+            self._channel.send(START)
+            self._channel.receive()
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # it was killed while it waited; its status says so
+        except SetupError:
+            self.process.wait()
+            raise
+        finally:
+            self._channel.close()
+
+
+def create(
+    spec: Spec,
+    bundle: str,
+    *,
+    cache: str,
+    overlay: Overlay | None = None,
+    stdio: tuple[int, int, int] | None = None,
+    reaper: bool = False,
+    tied_to_parent: bool = False,
+    while_mounting: Callable[[Process], None] | None = None,
+) -> Created:
+    """Create the container that ``spec`` describes; ``root.path`` may be relative to ``bundle``.
+
+    ``overlay`` is mounted on the root inside the container's mount namespace. ``stdio`` are its three
+    standard descriptors when it has no terminal. ``cache`` is a directory for compiled seccomp filters.
+    With ``reaper`` poc itself is process 1 and the program its child; with ``tied_to_parent`` it is
+    killed when the caller dies. ``while_mounting`` is called in the parent while the child mounts.
+    Raises OSError, and PocError with the step that failed.
+    """
+    resources = spec["linux"].get("resources", {})
+    with ExitStack() as undo:
+        group = cgroups.Cgroup(spec["linux"]["cgroupsPath"])
+        undo.callback(group.remove)
+        group.create()
+        group.apply(resources)
+        group.allow_devices(resources.get("devices", ()))
+        parent, child = pair()
+        undo.callback(parent.close)
+        init = _init(spec, bundle, child, group, cache)
+        init.overlay, init.stdio, init.reaper, init.tied_to_parent = overlay, stdio, reaper, tied_to_parent
+        process = _clone(init, parent, group)
+        undo.callback(_end, process)
+        child.close()
+        group.add(process.pid)
+        parent.send(JOINED)
+        if while_mounting is not None:
+            while_mounting(process)
+        console = _await_ready(parent, bool(spec["process"].get("terminal", False)))
+        undo.pop_all()
+    return Created(process, parent, group, console)
+
+
+def _init(spec: Spec, bundle: str, channel: Channel, group: Cgroup, cache: str) -> Init:
+    filter_ = spec["linux"].get("seccomp")
+    return Init(
+        spec,
+        os.path.join(bundle, spec["root"]["path"]),
+        channel,
+        rootfs.plan(spec, _cgroup_mounts(group.path)),
+        rootfs.plan_protection(spec),
+        program=None if filter_ is None else seccomp.program(filter_, cache),
+        filter_flags=() if filter_ is None else filter_.get("flags", ()),
+        late_namespaces=_LATE & _new_namespaces(spec),
+    )
+
+
+# A cgroup namespace is rooted where its maker is: the child makes it once it is in its cgroups. In the clone
+# itself the maker would be the parent, even with CLONE_INTO_CGROUP.
+_LATE = {"cgroup"}
+
+
+def _new_namespaces(spec: Spec) -> set[str]:
+    return {entry["type"] for entry in spec["linux"].get("namespaces", ()) if not entry.get("path")}
+
+
+def _cgroup_mounts(path: str) -> list[tuple[str, str, str]]:
+    """What a container sees below /sys/fs/cgroup, as `rootfs.plan` takes it."""
+    host = cgroups.host()
+    mounts = [("unified", "", f"{host.unified}/{path}")] if host.unified is not None else []
+    for root in host.v1():
+        names = [name for name, directory in host.controllers.items() if directory == root]
+        data = ",".join(names)
+        label = data.removeprefix("name=")
+        mounts.append((label, f"none,{data}" if data.startswith("name=") else data, f"{root}/{path}"))
+    return mounts
+
+
+def _clone(init: Init, parent: Channel, group: Cgroup) -> Process:
+    def child() -> None:
+        parent.close()
+        init.run()
+
+    return clone(_new_namespaces(init.spec) - _LATE, child, group.fd())
+
+
+def _await_ready(channel: Channel, terminal: bool) -> int | None:
+    console = None
+    if terminal:
+        channel.expect(CONSOLE)
+        console = channel.received_fds.pop()
+    channel.expect(READY)
+    return console
+
+
+def _end(process: Process) -> None:
+    process.kill()
+    process.wait()

@@ -1,0 +1,332 @@
+"""The container's first process, from its birth to its `execve`. Runs in the child, after the clone.
+
+It imports nothing (an import would be resolved in the container's file system) and never returns: the
+steps of `_STEPS` run in order, the first that fails is reported through the channel by its name, and
+the process ends.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+from typing import TYPE_CHECKING, NoReturn
+
+import prctl
+
+from poc import _libc, namespaces, rootfs
+from poc._fs import write_text
+from poc.errors import CommandNotExecutable, CommandNotFound, SetupError
+from poc.net import loopback_up
+from poc.oci.defaults import DEFAULT_PATH
+from poc.runtime import capabilities, seccomp, terminal
+from poc.runtime.channel import CONSOLE, JOINED, READY, START
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from poc.oci.types import Spec
+    from poc.rootfs import Overlay, Step
+    from poc.runtime.channel import Channel
+
+
+_CATCHABLE = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
+
+
+class Init:
+    """Everything the child needs, gathered by the parent before the clone."""
+
+    __slots__ = (
+        *("channel", "filter", "filter_flags", "late_namespaces", "overlay", "plan", "protection", "reaper"),
+        *("root", "root_fd", "spec", "stdio", "tied_to_parent"),
+    )
+
+    def __init__(
+        self,
+        spec: Spec,
+        root: str,
+        channel: Channel,
+        plan: Sequence[Step],
+        protection: Sequence[Step],
+        overlay: Overlay | None = None,
+        stdio: tuple[int, int, int] | None = None,
+        program: bytes | None = None,
+        filter_flags: Sequence[str] = (),
+        late_namespaces: Collection[str] = (),
+        reaper: bool = False,
+        tied_to_parent: bool = False,
+    ) -> None:
+        self.spec = spec
+        self.root = root
+        self.channel = channel
+        self.plan = plan
+        self.protection = protection
+        self.overlay = overlay
+        self.stdio = stdio
+        self.filter = program
+        self.filter_flags = filter_flags
+        self.late_namespaces = late_namespaces
+        self.reaper = reaper
+        self.tied_to_parent = tied_to_parent
+        self.root_fd = -1
+
+    def run(self) -> NoReturn:
+        """Be the container's first process."""
+        step = ""
+        try:
+            for name, action in _STEPS:
+                step = name
+                action(self)
+        except BaseException as error:
+            self.channel.fail(error, step)
+        finally:
+            os._exit(1)
+
+
+def _wait_until_joined(init: Init) -> None:
+    os.umask(0)
+    init.channel.expect(JOINED)
+
+
+def _new_session(init: Init) -> None:
+    os.setsid()
+
+
+def _late_namespaces(init: Init) -> None:
+    if init.late_namespaces:
+        namespaces.leave(init.late_namespaces)
+
+
+def _mount_root(init: Init) -> None:
+    rootfs.detach_propagation(rootfs.parse_propagation(init.spec["linux"].get("rootfsPropagation") or "rprivate"))
+    if init.overlay is not None:
+        init.overlay.mount(init.root)
+    else:
+        rootfs.bind_self(init.root)
+    init.root_fd = os.open(init.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _mount_all(init: Init) -> None:
+    for step in init.plan:
+        step.apply(init.root_fd)
+
+
+def _open_console(init: Init) -> None:
+    if not init.spec["process"].get("terminal", False):
+        return
+    size = init.spec["process"].get("consoleSize", {})
+    master, slave = terminal.open_in_container(init.root_fd, size.get("height", 0), size.get("width", 0))
+    terminal.bind_console(init.root_fd, slave)
+    init.channel.send(CONSOLE, (master,))
+    os.close(master)
+    init.stdio = (slave, slave, slave)
+
+
+def _use_stdio(init: Init) -> None:
+    if init.stdio is None:
+        return
+    for number, fd in enumerate(init.stdio):
+        if fd == number:
+            os.set_inheritable(fd, True)
+        else:
+            os.dup2(fd, number)
+    if init.spec["process"].get("terminal", False):
+        terminal.control(0)
+
+
+def _name_host(init: Init) -> None:
+    if hostname := init.spec.get("hostname"):
+        _libc.sethostname(hostname)
+    if domainname := init.spec.get("domainname"):
+        _libc.setdomainname(domainname)
+
+
+def _loopback(init: Init) -> None:
+    if any(ns["type"] == "network" and not ns.get("path") for ns in init.spec["linux"].get("namespaces", ())):
+        loopback_up()
+
+
+def _sysctl(init: Init) -> None:
+    proc = rootfs.open_in_root(init.root_fd, "/proc/sys") if init.spec["linux"].get("sysctl") else -1
+    for key, value in init.spec["linux"].get("sysctl", {}).items():
+        write_text(f"{rootfs.proc_path(proc)}/{key.replace('.', '/')}", value)
+
+
+def _protect(init: Init) -> None:
+    for step in init.protection:
+        step.apply(init.root_fd)
+
+
+def _enter_root(init: Init) -> None:
+    rootfs.enter(init.root)
+
+
+def _await_start(init: Init) -> None:
+    init.channel.send(READY)
+    init.channel.expect(START)
+
+
+def _limits(init: Init) -> None:
+    process = init.spec["process"]
+    for limit in process.get("rlimits", ()):
+        number = getattr(resource, limit["type"])
+        try:
+            resource.setrlimit(number, (limit["soft"], limit["hard"]))
+        except ValueError as error:
+            raise SetupError(f"{limit['type']} {limit['soft']}:{limit['hard']}: {error}") from None
+    if "oomScoreAdj" in process:
+        write_text("/proc/self/oom_score_adj", str(process["oomScoreAdj"]))
+
+
+def _bound_capabilities(init: Init) -> None:
+    if "capabilities" in init.spec["process"]:
+        capabilities.limit_bounding(init.spec["process"]["capabilities"].get("bounding", ()))
+
+
+def _early_filter(init: Init) -> None:
+    # Without no_new_privs loading a filter takes CAP_SYS_ADMIN, which the next steps give away.
+    if not init.spec["process"].get("noNewPrivileges", False):
+        _load_filter(init)
+
+
+def _become_user(init: Init) -> None:
+    user = init.spec["process"].get("user", {})
+    prctl.set_keepcaps(True)
+    os.setgroups(user.get("additionalGids", []))
+    os.setresgid(*[user.get("gid", 0)] * 3)
+    os.setresuid(*[user.get("uid", 0)] * 3)
+    prctl.set_keepcaps(False)
+    os.umask(user.get("umask", 0o022))
+
+
+def _set_capabilities(init: Init) -> None:
+    if "capabilities" in init.spec["process"]:
+        capabilities.apply(init.spec["process"]["capabilities"])
+
+
+def _change_directory(init: Init) -> None:
+    cwd = init.spec["process"]["cwd"]
+    try:
+        os.chdir(cwd)
+    except OSError as error:
+        raise OSError(error.errno, f"working directory {cwd}: {os.strerror(error.errno or 0)}") from None
+    # CVE-2024-21626: a leaked descriptor as working directory lies outside the root; getcwd(2) knows.
+    if not os.getcwd().startswith("/"):
+        raise SetupError(f"working directory {cwd} is outside the container")
+
+
+def _end_with_parent(init: Init) -> None:
+    # The kernel forgets this at every change of ids, hence so late (prctl(2), PR_SET_PDEATHSIG).
+    if init.tied_to_parent:
+        prctl.set_pdeathsig(signal.SIGKILL)
+
+
+def _late_filter(init: Init) -> None:
+    if init.spec["process"].get("noNewPrivileges", False):
+        prctl.set_no_new_privs(1)
+        _load_filter(init)
+
+
+def _load_filter(init: Init) -> None:
+    if init.filter is not None:
+        seccomp.load(init.filter, init.filter_flags)
+
+
+def _execute(init: Init) -> None:
+    process = init.spec["process"]
+    _libc.cloexec_from(3)
+    for signum in _CATCHABLE:
+        signal.signal(signum, signal.SIG_DFL)  # execve keeps what is ignored, and Python and the monitor ignore some
+    if init.reaper:
+        be_reaper()
+    execute(process["args"], process.get("env", []))
+
+
+def execute(args: Sequence[str], env: Sequence[str]) -> NoReturn:
+    """execve(2) after a search along PATH of ``env``. Raises CommandNotFound or CommandNotExecutable."""
+    environment = dict(entry.partition("=")[::2] for entry in env)
+    name = args[0]
+    directories = [""] if "/" in name else environment.get("PATH", DEFAULT_PATH).split(":")
+    refused: OSError | None = None
+    for directory in directories:
+        try:
+            os.execve(f"{directory}/{name}" if directory else name, list(args), environment)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            refused = error
+    if refused is not None:
+        raise CommandNotExecutable(f"{name!r} can't be executed: {os.strerror(refused.errno or 0)}", "execve")
+    where = "" if "/" in name else " in PATH"
+    raise CommandNotFound(f"{name!r} not found{where} in the container", "execve")
+
+
+def be_reaper() -> None:
+    """Fork: the child returns and goes on to its execve; this process stays as process 1 and ends with its status.
+
+    It passes every signal on to the child and reaps whatever the kernel hands to process 1.
+    """
+    everything = signal.valid_signals() - {signal.SIGCHLD}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    child = os.fork()
+    if child == 0:
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        os.setpgid(0, 0)
+        _take_foreground()
+        return
+    # /proc/1/exe is the host's interpreter (CVE-2019-5736): nobody in the container may follow it.
+    prctl.set_dumpable(0)
+    os.closerange(3, 1 << 20)
+    prctl.set_proctitle("poc-init")
+    while True:
+        signum = signal.sigwait(everything | {signal.SIGCHLD})
+        if signum != signal.SIGCHLD:
+            os.kill(child, signum)
+            continue
+        _reap(child)
+
+
+def _take_foreground() -> None:
+    if os.isatty(0):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
+        os.tcsetpgrp(0, os.getpgrp())
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTTOU})
+
+
+def _reap(child: int) -> None:
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        if pid == child:
+            code = os.waitstatus_to_exitcode(status)
+            os._exit(code if code >= 0 else 128 - code)
+
+
+_STEPS = (
+    ("join cgroup", _wait_until_joined),
+    ("setsid", _new_session),
+    ("namespaces", _late_namespaces),
+    ("mount root", _mount_root),
+    ("mount", _mount_all),
+    ("console", _open_console),
+    ("stdio", _use_stdio),
+    ("hostname", _name_host),
+    ("loopback", _loopback),
+    ("sysctl", _sysctl),
+    ("protect", _protect),
+    ("pivot_root", _enter_root),
+    ("start", _await_start),
+    ("limits", _limits),
+    ("bounding set", _bound_capabilities),
+    ("seccomp", _early_filter),
+    ("user", _become_user),
+    ("capabilities", _set_capabilities),
+    ("working directory", _change_directory),
+    ("parent death signal", _end_with_parent),
+    ("seccomp", _late_filter),
+    ("execve", _execute),
+)
