@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import json
 import os
 import stat
@@ -16,7 +17,8 @@ def write_atomic(path: str, data: bytes | str, mode: int = 0o644, sync: bool = F
 
     ``sync`` also survives a power cut; without it the file survives any crash but that one.
     """
-    temporary = f"{path}.{os.getpid()}.tmp"
+    # The thread's id: two threads of one process may write the same file at once.
+    temporary = f"{path}.{_thread.get_native_id()}.tmp"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     try:
         write_all(fd, data.encode() if isinstance(data, str) else data)
