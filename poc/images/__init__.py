@@ -7,3 +7,10 @@
 
 Importing this package imports none of them: `store` and `references` lie on the hot path, the others don't.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from poc.images.store import Image as Image

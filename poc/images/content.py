@@ -67,9 +67,15 @@ def distribution(directory: int) -> str:
         return ""
     finally:
         os.close(fd)
-    fields = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
-    name, version = _unquoted(fields.get("ID", "")), _unquoted(fields.get("VERSION_ID", ""))
+    fields = os_release(text)
+    name, version = fields.get("ID", ""), fields.get("VERSION_ID", "")
     return f"{name}:{version}" if name and version else name
+
+
+def os_release(text: str) -> dict[str, str]:
+    """The variables of an os-release(5) file."""
+    pairs = (line.split("=", 1) for line in text.splitlines() if "=" in line)
+    return {name.strip(): _unquoted(value) for name, value in pairs}
 
 
 def disk_usage(directory: str) -> int:

@@ -216,7 +216,7 @@ class Store:
 
     def add_tar(
         self,
-        source: IO[bytes] | str,
+        file: IO[bytes] | str,
         reference: str,
         config: dict[str, Any] | None = None,
         progress: Progress = None,
@@ -233,7 +233,7 @@ class Store:
         reference = references.normalize(reference)
         with self.work() as work:
             rootfs = work.rootfs()
-            layer = archive.unpack(source, rootfs, progress, keep=(work.fd,))
+            layer = archive.unpack(file, rootfs, progress, keep=(work.fd,))
             return self.adopt(rootfs, layer, reference, config, **origin)
 
     def add_directory(
@@ -367,14 +367,15 @@ class Store:
 
     def work(self) -> Work:
         """A place on the store's file system to prepare an image in, for a `with`."""
-        self._make_directories()
+        self.prepare()
         return Work(self.layers)
 
     def _lock(self) -> _Lock:
-        self._make_directories()
+        self.prepare()
         return _Lock(self.layers)
 
-    def _make_directories(self) -> None:
+    def prepare(self) -> None:
+        """Make the store's directories, where they are missing."""
         for directory in (self.blobs, self.layers, self.images, self.named):
             os.makedirs(directory, 0o700, exist_ok=True)
 
