@@ -17,6 +17,7 @@ libc6-dev       glibc-devel     /usr/include/stdio.h
 libcap-dev      libcap-devel    /usr/include/sys/capability.h
 libseccomp2     libseccomp      /usr/lib*/libseccomp.so.2 /usr/lib/*/libseccomp.so.2
 e2fsprogs       e2fsprogs       mkfs.ext4
+tar             tar             tar
 mmdebstrap      -               mmdebstrap
 ca-certificates ca-certificates /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt
 '
@@ -116,27 +117,27 @@ apt_install() {
     apt-get install -q -y --no-install-recommends -o DPkg::Lock::Timeout=600 "$@" 9<&-
 }
 
-# make_environment DIRECTORY: a virtual environment with poc's dependencies. Its file `ready` is the last to be
-# written: an environment without it was not finished, and nothing in it is to be trusted.
+# make_environment DIRECTORY [EXTRA]: a virtual environment with poc's dependencies, and those of an extra. Its file
+# `ready` is the last to be written: an environment without it was not finished, and nothing in it is to be trusted.
 make_environment() {
     if [ ! -e "$1/ready" ] || [ ! -x "$1/bin/python" ]; then
         quietly "making the virtual environment $1" "$python" -I -m venv --clear "$1" || die "could not make $1"
     fi
     rm -f "$1/ready"
-    install_requirements "$1"
+    requirements "${2-}" >"$1/requirements.txt" || die "could not read pyproject.toml"
+    pip_install "$1" -r "$1/requirements.txt"
     touch "$1/ready"
 }
 
-# install_requirements DIRECTORY [EXTRA]: the dependencies in pyproject.toml, and those of an extra.
-install_requirements() {
-    "$1/bin/python" -I - "$checkout/pyproject.toml" "${2-}" >"$1/requirements.txt" <<'END'
+# requirements EXTRA: what pyproject.toml asks for, a line each.
+requirements() {
+    "$python" -I - "$checkout/pyproject.toml" "$1" <<'END'
 import sys, tomllib
 
 with open(sys.argv[1], "rb") as file:
     project = tomllib.load(file)["project"]
 print(*project["dependencies"], *project["optional-dependencies"].get(sys.argv[2], ()), sep="\n")
 END
-    pip_install "$1" -r "$1/requirements.txt"
 }
 
 # pip_install DIRECTORY ARGUMENT…
@@ -147,20 +148,28 @@ pip_install() {
         --no-input --disable-pip-version-check --root-user-action ignore "$@" || die "pip could not install $*"
 }
 
-# set_up ARGUMENT…: everything that `scripts/poc ARGUMENT…` needs. Calls at the same time wait for each other: the lock
-# is on the checkout itself, and ends with the last process that holds it, an orphaned pip included.
-set_up() {
-    if [ "$(id -u)" != 0 ]; then
-        [ ! -x "$venv/bin/python" ] || return 0 # poc itself knows which commands need root
-        die "needs root; try: sudo $0 $*"
-    fi
+need_root() {
+    [ "$(id -u)" = 0 ] || die "needs root; try: sudo $0 $*"
+}
+
+# One set-up of this checkout at a time. The lock ends with the last process that holds it, an orphaned pip included.
+lock() {
     exec 9<"$checkout"
-    if ! flock -n 9; then
-        say "waiting for another call that sets this checkout up"
-        flock 9
-        [ ! -e "$venv/ready" ] || return 0
-    fi
+    flock -n 9 && return
+    say "waiting for another call that sets this checkout up"
+    flock 9
+}
+
+unlock() {
+    exec 9<&-
+}
+
+# set_up ARGUMENT…: everything that `scripts/poc ARGUMENT…` needs.
+set_up() {
+    [ -x "$venv/bin/python" ] || need_root "$@"
+    [ "$(id -u)" = 0 ] || return 0 # poc itself knows which commands need root
+    lock
     provide "$needs_of_poc"
     make_environment "$venv"
-    exec 9<&-
+    unlock
 }
