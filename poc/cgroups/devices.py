@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     Rules = Iterable[Mapping[str, Any]]
-    Exceptions = dict[tuple[str, int, int], str]
+    _Device = tuple[str, int, int]
+    Exceptions = dict[_Device, str]
 
 _ANY = -1
 _ALL = "rwm"
@@ -47,8 +48,7 @@ def fold(rules: Rules) -> tuple[bool, Exceptions]:
             if allow == default:
                 _withdraw(exceptions, (node, major, minor), access)
             else:
-                known = exceptions.get((node, major, minor), "")
-                exceptions[node, major, minor] = _letters(known + access)
+                _except(exceptions, (node, major, minor), access)
     return default, exceptions
 
 
@@ -76,22 +76,37 @@ def _nodes(kind: str) -> str:
         raise InvalidArgument(f"devices: {kind!r} is no type of device; it is a (all), b, c or u") from None
 
 
-def _withdraw(exceptions: Exceptions, wanted: tuple[str, int, int], access: str) -> None:
+def _except(exceptions: Exceptions, wanted: _Device, access: str) -> None:
+    # v1 wants one exception to cover all of an access, so that where two meet, both together are a third.
     for known, letters in list(exceptions.items()):
-        if _covers(wanted, known):
-            left = "".join(letter for letter in letters if letter not in access)
-            if left:
-                exceptions[known] = left
-            else:
+        if meet := _meet(known, wanted):
+            exceptions[meet] = _letters(exceptions.get(meet, "") + letters + access)
+    exceptions[wanted] = _letters(exceptions.get(wanted, "") + access)
+
+
+def _withdraw(exceptions: Exceptions, wanted: _Device, access: str) -> None:
+    for known, letters in list(exceptions.items()):
+        meet = _meet(known, wanted)
+        if meet == known:
+            exceptions[known] = "".join(letter for letter in letters if letter not in access)
+            if not exceptions[known]:
                 del exceptions[known]
-        elif _covers(known, wanted) and set(letters) & set(access):
+        elif meet and set(letters) & set(access):
             raise InvalidArgument(
                 f"devices: the rule on {_line(wanted, access)} contradicts a part of that on {_line(known, letters)}"
             )
 
 
-def _covers(wide: tuple[str, int, int], narrow: tuple[str, int, int]) -> bool:
-    return wide[0] == narrow[0] and all(w in (_ANY, n) for w, n in zip(wide[1:], narrow[1:], strict=True))
+def _meet(one: _Device, other: _Device) -> _Device | None:
+    """The devices that both mean."""
+    if one[0] != other[0]:
+        return None
+    numbers = []
+    for a, b in zip(one[1:], other[1:], strict=True):
+        if _ANY not in (a, b) and a != b:
+            return None
+        numbers.append(max(a, b))
+    return one[0], numbers[0], numbers[1]
 
 
 def lines(default: bool, exceptions: Exceptions) -> list[tuple[str, str]]:
@@ -100,7 +115,7 @@ def lines(default: bool, exceptions: Exceptions) -> list[tuple[str, str]]:
     return [(first, "a"), *((rest, _line(device, access)) for device, access in exceptions.items())]
 
 
-def _line(device: tuple[str, int, int], access: str) -> str:
+def _line(device: _Device, access: str) -> str:
     kind, major, minor = device
     return f"{kind} {'*' if major == _ANY else major}:{'*' if minor == _ANY else minor} {access}"
 
@@ -133,7 +148,7 @@ def program(default: bool, exceptions: Exceptions) -> bytes:
     return b"".join([*code, *_verdict(default)])
 
 
-def _match(default: bool, device: tuple[str, int, int], access: int) -> list[bytes]:
+def _match(default: bool, device: _Device, access: int) -> list[bytes]:
     tests = [(_JUMP_UNEQUAL, 2, 0, _KIND[device[0]])]
     tests += [(_JUMP_UNEQUAL, 4, 0, device[1])] if device[1] != _ANY else []
     tests += [(_JUMP_UNEQUAL, 5, 0, device[2])] if device[2] != _ANY else []

@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from poc import _fs
+from poc.cgroups import devices
 from poc.cgroups.hierarchies import host
 from poc.cgroups.plan import plan
 from poc.errors import Conflict, InvalidArgument, Unsupported
@@ -148,8 +149,6 @@ class Cgroup:
         They are applied in order to a group that may do everything, so that a list of allowances begins with
         a rule that denies all. Without any rule nothing is changed. See `poc.cgroups.devices.fold`.
         """
-        from poc.cgroups import devices
-
         default, exceptions = devices.fold(rules := list(rules))
         if not rules:
             return
