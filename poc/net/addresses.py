@@ -7,6 +7,7 @@ reach the outside, the second half to `internal` ones, so that two static firewa
 from __future__ import annotations
 
 import binascii
+import errno
 import fcntl
 import os
 import socket
@@ -177,5 +178,7 @@ class Leases:
     def _owner(self, address: str) -> str | None:
         try:
             return os.readlink(f"{self.directory}/{address}")
-        except FileNotFoundError:
-            return None  # released since it was listed
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.EINVAL):
+                return None  # released since it was listed, or somebody else's file
+            raise

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     # What `nft` prints for it, and the kernel's expressions for it.
     Part = tuple[str, list[Any]]
 
-FAMILIES = {1: "inet", 2: "ip", 7: "bridge"}  # NFPROTO_*
-INET, IPV4, BRIDGE = FAMILIES
+INET, IPV4, BRIDGE = 1, 2, 7  # NFPROTO_*
+FAMILIES = {INET: "inet", IPV4: "ip", BRIDGE: "bridge"}
 PREROUTING, FORWARD, POSTROUTING = 0, 2, 4  # NF_INET_*, NF_BR_*
 
 _EQUAL, _NOT_EQUAL = 0, 1  # NFT_CMP_*
