@@ -34,6 +34,15 @@ def write_atomic(path: str, data: bytes | str, mode: int = 0o644, sync: bool = F
         sync_directory(os.path.dirname(path) or ".")
 
 
+def write_new(path: str, data: str, mode: int = 0o644) -> None:
+    """Write a file that nobody looks for yet. Raises FileExistsError."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        write_all(fd, data.encode("utf-8", "surrogateescape"))
+    finally:
+        os.close(fd)
+
+
 def write_all(fd: int, data: bytes | memoryview) -> None:
     """`write` until all of ``data`` is written; a pipe or a full disk may take it in parts."""
     view = memoryview(data)

@@ -74,33 +74,27 @@ class Cgroup:
     def create(self) -> None:
         """Make the group in every hierarchy, parents too. One that is there already is taken as it is."""
         for root in self._hierarchies.directories():
-            self._create_in(root)
+            directory = f"{root}/{self.path}"
+            self._make(root, directory)
+            if root == self._hierarchies.controllers.get("cpuset") and root != self._hierarchies.unified:
+                _inherit_cpuset(directory)
 
-    def _create_in(self, root: str) -> None:
-        cpuset = root == self._hierarchies.controllers.get("cpuset") and root != self._hierarchies.unified
+    def _make(self, root: str, directory: str) -> None:
         for _ in range(_RACES):
             try:
-                self._make(root, f"{root}/{self.path}")
-                if cpuset:
-                    _inherit_cpuset(f"{root}/{self.path}")
+                os.mkdir(directory, 0o755)
                 return
+            except FileExistsError:
+                return  # the runtime specification lets a container join a group that is there
             except OSError as error:
                 if error.errno not in _GONE:
                     raise
-                # Our parent's last child was removed, and the parent with it, after we made or saw it.
-        raise OSError(errno.EBUSY, f"mkdir {root}/{self.path}: its parent keeps vanishing")
-
-    def _make(self, root: str, directory: str) -> None:
-        try:
-            os.mkdir(directory, 0o755)
-        except FileExistsError:
-            pass  # the runtime specification lets a container join a group that is there
-        except FileNotFoundError:
+            # No parent, or no more: it may have gone with its last child since it was made, or seen.
             parent = os.path.dirname(directory)
             self._make(root, parent)
             if root == self._hierarchies.unified:
                 _enable(root, parent, [name for name in _COUNTED if self._hierarchies.v2(name)])
-            os.mkdir(directory, 0o755)
+        raise OSError(errno.EBUSY, f"mkdir {directory}: its parent keeps vanishing")
 
     def apply(self, resources: Mapping[str, Any]) -> None:
         """Put OCI ``resources`` into force, on a new group or on one that runs; devices are `allow_devices`'s.

@@ -49,7 +49,7 @@ class Session:
                 raise errors.SetupError("the container's monitor was killed while it started the container")
         kind, payload = self._pending.pop(0)
         if kind == frames.FAILED:
-            raise _failure(json.loads(payload))
+            raise failure(json.loads(payload))
         self.warnings = json.loads(payload)["warnings"]
 
     def _receive(self) -> bool:
@@ -105,22 +105,6 @@ class Session:
         self._send(frames.frame(frames.STDIN, data) if data else frames.frame(frames.STDIN_END))
         return bool(data)
 
-    def collect(self, data: bytes | None = None) -> tuple[bytes, bytes, Exit | None]:
-        """(stdout, stderr, how it ended); ``data`` is given to the container as its whole stdin."""
-        if data is not None:
-            self._send(frames.frame(frames.STDIN, data) + frames.frame(frames.STDIN_END))
-        collected: dict[int, list[bytes]] = {frames.STDOUT: [], frames.STDERR: []}
-        end = None
-        while end is None:
-            for kind, payload in self._take():
-                if kind == frames.EXITED:
-                    end = Exit(**json.loads(payload))
-                elif kind in collected:
-                    collected[kind].append(payload)
-            if end is None and not self._receive():
-                break
-        return b"".join(collected[frames.STDOUT]), b"".join(collected[frames.STDERR]), end
-
     def close(self) -> None:
         """Let go; the container runs on."""
         self._socket.close()
@@ -135,8 +119,9 @@ def _write(outputs: dict[int, int], kind: int, payload: bytes) -> None:
         del outputs[kind]
 
 
-def _failure(failure: dict[str, Any]) -> Exception:
-    kind = getattr(errors, failure["failure"], errors.SetupError)
+def failure(said: dict[str, Any]) -> Exception:
+    """The exception that a FAILED message stands for."""
+    kind = getattr(errors, said["failure"], errors.SetupError)
     error = kind.__new__(kind)
-    Exception.__init__(error, failure["text"])
+    Exception.__init__(error, said["text"])
     return error  # type: ignore[no-any-return]

@@ -75,7 +75,7 @@ class ContainerConfig:
     __slots__ = ("values",)
 
     def __init__(self, **options: Any) -> None:
-        """Take docker-py's keyword arguments. Raises InvalidArgument or Unsupported, and TypeError for an unknown one."""
+        """Take docker-py's keyword arguments. Raises InvalidArgument, Unsupported, and TypeError for an unknown one."""
         unknown = sorted(options.keys() - DEFAULTS.keys())
         if unknown:
             raise TypeError(f"unknown option: {', '.join(unknown)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from poc import _fs
 from poc.engine import logs, monitor, recovery
-from poc.engine.attach import Session
+from poc.engine.attach import Session, failure
 from poc.engine.config import ContainerConfig, parse_signal
 from poc.engine.store import Lock, is_alive, read_optional
 from poc.engine.users import read_layered, resolve
@@ -22,8 +23,6 @@ from poc.errors import (
     ContainerExists,
     ContainerNotFound,
     InvalidArgument,
-    PocError,
-    SetupError,
     Unsupported,
 )
 from poc.oci import defaults, generate
@@ -153,21 +152,10 @@ class Containers:
         """
         options["stdin_open"] = options.get("stdin_open") or stdin is not None
         container = self.create(image, command, remove=remove, **options)
-        try:
-            session = container.start(attach=True)
-        except (PocError, OSError):
-            if not remove:
-                container.remove(force=True)
-            raise
-        assert session is not None
         if detach:
-            session.close()
+            container.start()
             return container
-        stdout, stderr, end = session.collect(stdin)
-        session.close()
-        if end is None:
-            raise SetupError("the container's monitor was killed")
-        result = RunResult(stdout, stderr, end.exit_code, end.oom_killed)
+        result = container.run_here(stdin)
         if check and result.exit_code:
             raise ContainerError(f"{image} {command}: exit status {result.exit_code}", result)
         return result
@@ -199,11 +187,12 @@ class Containers:
 class Container:
     """One container. Its attributes are what it was asked to be; `status` and `attrs` are looked up anew."""
 
-    __slots__ = ("_engine", "_record", "config", "created", "id", "image", "labels", "name")
+    __slots__ = ("_engine", "_record", "_spec", "config", "created", "id", "image", "labels", "name")
 
     def __init__(self, engine: Engine, record: dict[str, Any]) -> None:
         self._engine = engine
         self._record = record
+        self._spec: Spec | None = None
         self.id: str = record["id"]
         self.name: str = record["name"]
         self.created: float = record["created"]
@@ -240,8 +229,6 @@ class Container:
             hostname = socket.gethostname()
         else:
             hostname = self.config.hostname or self.short_id
-        _fs.write_atomic(self._path("hostname"), hostname + "\n")
-        _fs.write_atomic(self._path("resolv.conf"), _resolv_conf(self.config.network))
         self._write_spec(hostname)
 
     def _write_spec(self, hostname: str) -> None:
@@ -276,11 +263,17 @@ class Container:
         )
         if config.privileged:
             spec["linux"]["devices"] = _host_devices()
-        _fs.write_json(self._path("config.json"), spec)
+        _fs.write_new(self._path("config.json"), json.dumps(spec))
+        self._spec = spec
 
     def _mounts(self) -> list[Mount]:
         mounts: list[Mount] = [
-            {"destination": f"/etc/{name}", "type": "bind", "source": self._path(name), "options": ["bind", "rprivate"]}
+            {
+                "destination": f"/etc/{name}",
+                "type": "bind",
+                "source": self._engine.paths.runtime(self.id, name),
+                "options": ["bind", "rprivate"],
+            }
             for name in ("hostname", "hosts", "resolv.conf")
         ]
         for volume in self.config.volumes:
@@ -293,9 +286,15 @@ class Container:
         return mounts
 
     def prepare(self, address: str | None) -> Spec:
-        """The OCI configuration for a start; the monitor calls it when the address is known."""
-        spec: Spec = _fs.read_json(self._path("config.json"))
-        _fs.write_atomic(self._path("hosts"), _hosts(spec["hostname"], address))
+        """The OCI configuration for a start, and the files it binds; the monitor calls it, the address is known."""
+        spec = self.spec()
+        files = {
+            "hostname": spec["hostname"] + "\n",
+            "hosts": _hosts(spec["hostname"], address),
+            "resolv.conf": _resolv_conf(self.config.network),
+        }
+        for name, text in files.items():
+            _fs.write_new(self._engine.paths.runtime(self.id, name), text)
         return spec
 
     def overlay(self) -> dict[str, Any]:
@@ -315,17 +314,7 @@ class Container:
 
         Raises Conflict when it runs already, and what kept the program from running.
         """
-        if self.config.network in ("bridge", "internal"):
-            self._engine.networks.bridge()
-        if self.status == "running":
-            raise Conflict(f"container {self.name} is already running")
-        lock = self._lock()
-        try:
-            os.mkdir(self._engine.paths.runtime(self.id), 0o700)
-        except BaseException:
-            lock.release()
-            raise
-        session = Session(monitor.launch(self._engine, self, lock))
+        session = Session(monitor.launch(self._engine, self, self._claim()))
         try:
             session.wait_started()
         except BaseException:
@@ -335,6 +324,30 @@ class Container:
             return session
         session.close()
         return None
+
+    def run_here(self, stdin: bytes | None = None) -> RunResult:
+        """Start it, wait until it has ended, and hand back what it wrote. It ends with the calling process.
+
+        Raises what kept the program from running.
+        """
+        done = monitor.run_here(self._engine, self, self._claim(), stdin)
+        if done.failure:
+            raise failure(done.failure)
+        return RunResult(b"".join(done.stdout), b"".join(done.stderr), **done.ended)
+
+    def _claim(self) -> Lock:
+        """The lock and the runtime directory, for whoever will be the monitor. Raises Conflict when it runs."""
+        if self.config.network in ("bridge", "internal"):
+            self._engine.networks.bridge()
+        if self._state():
+            raise Conflict(f"container {self.name} is already running")
+        lock = self._lock()
+        try:
+            os.mkdir(self._engine.paths.runtime(self.id), 0o700)
+        except BaseException:
+            lock.release()
+            raise
+        return lock
 
     def _lock(self) -> Lock:
         try:
@@ -429,7 +442,7 @@ class Container:
             if self.config.remove:
                 return
         with self._lock():
-            recovery.conclude(self._engine, self.id, recovery.Status(), remove=True)
+            recovery.delete(self._engine, self.id)
 
     def logs(
         self,
@@ -459,8 +472,9 @@ class Container:
 
     def spec(self) -> Spec:
         """Its OCI configuration."""
-        spec: Spec = _fs.read_json(self._path("config.json"))
-        return spec
+        if self._spec is None:
+            self._spec = _fs.read_json(self._path("config.json"))
+        return self._spec
 
 
 def _send_signal(process: list[int], number: int) -> None:

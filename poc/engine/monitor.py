@@ -45,11 +45,15 @@ from poc.runtime.create import create
 from poc.runtime.terminal import resize
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from poc.engine import Engine
     from poc.engine.containers import Container
     from poc.engine.store import Lock
     from poc.namespaces import Process
+    from poc.oci.types import User
     from poc.runtime.create import Created
+
 
 _CHUNK = 1 << 16
 _BACKLOG = 1 << 18  # bytes that may wait for a slow reader before the container is slowed
@@ -84,7 +88,23 @@ def _detach(engine: Engine, container: Container, lock: Lock, ours: socket.socke
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     prctl.set_name("poc-monitor")
-    Monitor(engine, container, theirs).run()
+    Monitor(engine, container, Connection(theirs)).run()
+
+
+def run_here(engine: Engine, container: Container, lock: Lock, stdin: bytes | None) -> Collector:
+    """Be the monitor of a container oneself, until it ends; its lock is held, and let go of at the end.
+
+    For a caller who waits anyway it saves a fork, which costs as much as starting the container. It ends
+    with the caller: a killed program takes it along.
+    """
+    collector = Collector()
+    with lock:
+        Monitor(engine, container, collector, stdin).run()
+    return collector
+
+
+def _json(**payload: Any) -> bytes:
+    return json.dumps(payload).encode()
 
 
 def _close_all_but(*kept: int) -> None:
@@ -100,29 +120,35 @@ def _close_all_but(*kept: int) -> None:
     os.closerange(first, 1 << 20)
 
 
-class Client:
-    """One who is attached: frames come in, output goes out, neither without bound."""
+class Connection:
+    """The one who is attached over a socket: frames come in, output goes out, neither without bound."""
 
-    __slots__ = ("_decoder", "outgoing", "socket")
+    __slots__ = ("_decoder", "_outgoing", "socket")
 
     def __init__(self, connection: socket.socket) -> None:
         connection.setblocking(False)
         self.socket = connection
-        self.outgoing = bytearray()
+        self._outgoing = bytearray()
         self._decoder = frames.Decoder()
 
-    def send(self, data: bytes) -> None:
-        self.outgoing += data
+    @property
+    def waiting(self) -> int:
+        """Bytes that it has not taken yet."""
+        return len(self._outgoing)
+
+    def send(self, kind: int, payload: bytes) -> None:
+        """Say one thing, now or when the socket takes it. Raises OSError when the client is gone."""
+        self._outgoing += frames.frame(kind, payload)
         self.flush()
 
     def flush(self) -> None:
         """Write what the socket takes. Raises OSError when the client is gone."""
-        while self.outgoing:
+        while self._outgoing:
             try:
-                sent = self.socket.send(self.outgoing)
+                sent = self.socket.send(self._outgoing)
             except BlockingIOError:
                 return
-            del self.outgoing[:sent]
+            del self._outgoing[:sent]
 
     def receive(self) -> list[tuple[int, bytes]] | None:
         """The frames that came, None when the client is gone."""
@@ -134,19 +160,62 @@ class Client:
             return None
         return list(self._decoder.feed(data)) if data else None
 
+    def close(self) -> None:
+        """Everything has been said: wait until it is taken, and hang up."""
+        self.socket.setblocking(True)
+        try:
+            self.socket.sendall(self._outgoing)
+        except OSError:
+            pass  # the client is gone
+        self.socket.close()
+
+
+class Collector:
+    """The caller of the library, when the monitor runs in its own process: everything is kept for it."""
+
+    __slots__ = ("ended", "failure", "stderr", "stdout", "warnings")
+
+    socket = None
+    waiting = 0
+
+    def __init__(self) -> None:
+        self.stdout: list[bytes] = []
+        self.stderr: list[bytes] = []
+        self.ended: dict[str, Any] = {}
+        self.failure: dict[str, Any] = {}
+        self.warnings: list[str] = []
+
+    def send(self, kind: int, payload: bytes) -> None:
+        """Take one thing."""
+        if kind == frames.STDOUT:
+            self.stdout.append(payload)
+        elif kind == frames.STDERR:
+            self.stderr.append(payload)
+        elif kind == frames.STARTED:
+            self.warnings = json.loads(payload)["warnings"]
+        elif kind == frames.FAILED:
+            self.failure = json.loads(payload)
+        else:
+            self.ended = json.loads(payload)
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
 
 class Monitor:
     """Starts a container, carries its streams, waits for its end and clears up."""
 
-    def __init__(self, engine: Engine, container: Container, connection: socket.socket) -> None:
+    def __init__(
+        self, engine: Engine, container: Container, client: Connection | Collector, stdin: bytes | None = None
+    ) -> None:
         self._engine = engine
         self._container = container
         self._config = container.config
-        self._client: Client | None = Client(connection)
+        self._client: Connection | Collector | None = client
         self._outputs: dict[int, tuple[str, int]] = {}
         self._stdin = -1
-        self._input = bytearray()
-        self._stdin_ended = False
+        self._input = bytearray(stdin or b"")
+        self._stdin_ended = stdin is not None
         self._console: int | None = None
         self._process: Process | None = None
         self._attachment: Attachment | None = None
@@ -161,15 +230,16 @@ class Monitor:
             created = self._create()
             self._start(created)
         except (PocError, OSError) as error:
+            if created is not None:
+                created.abandon()
             self._give_up(error)
             return
-        self._tell(frames.message(frames.STARTED, warnings=self._warnings))
+        self._tell(frames.STARTED, _json(warnings=self._warnings))
         self._carry(log)
         self._finish(created, log)
 
     def _create(self) -> Created:
         paths, id = self._engine.paths, self._container.id
-        _fs.write_json(paths.runtime(id, "state.json"), {"monitor": identity(os.getpid())})
         if self._config.network in ("bridge", "internal"):
             self._attachment = Attachment(self._engine.networks, id, self._config.network == "internal")
         spec = self._container.prepare(self._attachment.address if self._attachment else None)
@@ -197,7 +267,7 @@ class Monitor:
         if self._attachment is not None:
             self._attachment.begin(process.pid)
 
-    def _open_pipes(self, user: dict[str, int]) -> tuple[int, int, int]:
+    def _open_pipes(self, user: User) -> tuple[int, int, int]:
         """The container's ends of its three streams; ours are kept for `_carry`."""
         if self._config.stdin_open:
             stdin, self._stdin = os.pipe()
@@ -223,13 +293,8 @@ class Monitor:
             self._stdin = console
 
     def _start(self, created: Created) -> None:
-        try:
-            if self._attachment is not None:
-                self._warnings = self._attachment.finish()
-        except PocError:
-            created.process.kill()
-            created.process.wait()
-            raise
+        if self._attachment is not None:
+            self._warnings = self._attachment.finish()
         self._started_at = time.time()
         state = {
             "monitor": identity(os.getpid()),
@@ -245,7 +310,8 @@ class Monitor:
         text = (error.strerror if isinstance(error, OSError) else str(error)) or repr(error)
         code = error.exit_code if isinstance(error, PocError) else PocError.exit_code
         self._release(recovery.Status(code, error=text, finished_at=time.time()))
-        self._tell(frames.message(frames.FAILED, failure=type(error).__name__, text=text))
+        self._tell(frames.FAILED, _json(failure=type(error).__name__, text=text))
+        self._hang_up()
 
     # ── the streams ──────────────────────────────────────────────────────────────────────────────────
 
@@ -260,7 +326,7 @@ class Monitor:
                     deadline = time.monotonic() + _LAST_OUTPUT
                 elif fd in self._outputs and events & ~select.POLLOUT:
                     self._read_output(fd, log)
-                elif self._client is not None and fd == self._client.socket.fileno():
+                elif isinstance(self._client, Connection):
                     self._serve(self._client, events)
             self._write_input()
 
@@ -269,12 +335,12 @@ class Monitor:
         if pidfd >= 0:
             poller.register(pidfd, select.POLLIN)
         client = self._client
-        if client is None or len(client.outgoing) < _BACKLOG:
+        if client is None or client.waiting < _BACKLOG:
             for fd in self._outputs:
                 poller.register(fd, select.POLLIN)
-        if client is not None:
+        if isinstance(client, Connection):
             wanted = select.POLLIN if len(self._input) < _BACKLOG else 0
-            poller.register(client.socket, wanted | (select.POLLOUT if client.outgoing else 0))
+            poller.register(client.socket, wanted | (select.POLLOUT if client.waiting else 0))
         if self._input and self._stdin >= 0:
             both = select.POLLIN if self._stdin in self._outputs else 0
             poller.register(self._stdin, select.POLLOUT | both)
@@ -298,18 +364,19 @@ class Monitor:
             log.write(stream, data)
         except OSError:
             pass  # the disk is full: the container goes on, its log has a gap
-        self._tell(frames.frame(kind, data))
+        self._tell(kind, data)
 
-    def _serve(self, client: Client, events: int) -> None:
-        if events & select.POLLOUT:
-            self._tell(b"")
-        if not events & ~select.POLLOUT:
-            return
-        received = client.receive()
+    def _serve(self, client: Connection, events: int) -> None:
+        received: list[tuple[int, bytes]] | None = []
+        try:
+            client.flush()
+            if events & ~select.POLLOUT:
+                received = client.receive()
+        except OSError:
+            received = None
         if received is None:
             self._drop_client()
-            return
-        for kind, payload in received:
+        for kind, payload in received or ():
             self._obey(kind, payload)
 
     def _obey(self, kind: int, payload: bytes) -> None:
@@ -346,20 +413,23 @@ class Monitor:
         os.close(self._stdin)
         self._stdin = -1
 
-    def _tell(self, data: bytes) -> None:
+    def _tell(self, kind: int, payload: bytes) -> None:
         if self._client is None:
             return
         try:
-            self._client.send(data)
+            self._client.send(kind, payload)
         except OSError:
             self._drop_client()
 
     def _drop_client(self) -> None:
-        assert self._client is not None
-        self._client.socket.close()
-        self._client = None
+        self._hang_up()
         # docker's StdinOnce: with its first client gone nobody can write to it any more
         self._stdin_ended = True
+
+    def _hang_up(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
 
     # ── the end ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -371,12 +441,11 @@ class Monitor:
             pass  # a full disk
         oom_killed = created.cgroup.oom_kills() > 0
         exit_code = code if code >= 0 else 128 - code
+        created.cgroup.remove()  # with its first process the kernel ended all others
         status = recovery.Status(exit_code, oom_killed, self._started_at, time.time())
         self._release(status)
-        client = self._client
-        if client is not None:
-            client.socket.setblocking(True)
-            self._tell(frames.message(frames.EXITED, exit_code=exit_code, oom_killed=oom_killed))
+        self._tell(frames.EXITED, _json(exit_code=exit_code, oom_killed=oom_killed))
+        self._hang_up()
 
     def _release(self, status: recovery.Status) -> None:
         if self._attachment is not None:

@@ -52,10 +52,6 @@ def cgroup_path(id: str) -> str:
 
 def conclude(engine: Engine, id: str, status: Status, remove: bool) -> None:
     """Clear away what running it made, and keep how it ended; the container's lock is held. Idempotent."""
-    group = Cgroup(cgroup_path(id))
-    if group.exists():
-        group.kill()
-        group.remove()
     if remove:
         delete(engine, id)
     else:
@@ -64,6 +60,14 @@ def conclude(engine: Engine, id: str, status: Status, remove: bool) -> None:
         except OSError:
             pass  # a full disk must not keep the rest from being cleared away
     _fs.remove_tree(engine.paths.runtime(id))
+
+
+def end_processes(id: str) -> None:
+    """Kill whatever still runs in a container's cgroup, and remove that; content when it is gone."""
+    group = Cgroup(cgroup_path(id))
+    if group.exists():
+        group.kill()
+        group.remove()
 
 
 def delete(engine: Engine, id: str) -> None:
@@ -91,6 +95,7 @@ def recover(engine: Engine, id: str) -> bool:
     try:
         lock = Lock.take(engine.paths.container(id), patience=0.0)
     except FileNotFoundError:
+        end_processes(id)
         _release_network(engine, id)
         _fs.remove_tree(engine.paths.runtime(id))
         return True
@@ -100,6 +105,7 @@ def recover(engine: Engine, id: str) -> bool:
         state = read_optional(engine.paths.runtime(id, "state.json"))
         if is_alive(state.get("monitor")) or not os.path.exists(engine.paths.runtime(id)):
             return False
+        end_processes(id)
         _release_network(engine, id)
         record = read_optional(engine.paths.container(id, "container.json"))
         status = Status(KILLED, False, state.get("started_at", 0.0), time.time(), "its monitor was killed")

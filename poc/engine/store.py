@@ -3,9 +3,10 @@
     <data>/containers/<id>/container.json   what the user asked; written last: with it the container exists
                            config.json      the OCI configuration
                            status.json      how it last ended
-                           upper/ work/ rootfs/ hosts hostname resolv.conf <id>-json.log
+                           upper/ work/ rootfs/ <id>-json.log
     <data>/names/<name>                     a symlink to the id: made exclusively, it is the name's lock
     <run>/<id>/state.json                   pids with their start times, while a monitor looks after it
+               hosts hostname resolv.conf   bound into the container
     <run>/leases/                           addresses
 
 One lock per container: an flock(2) on its directory, held by whoever creates, runs or removes it. The

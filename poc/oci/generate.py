@@ -78,8 +78,8 @@ def default_mounts(shm_size: int, writable: bool = False) -> list[Mount]:
     for destination, kind, options in defaults.MOUNTS:
         kept = [option for option in options if not (writable and option == "ro")]
         mounts.append({"destination": destination, "type": kind, "source": kind, "options": kept})
-    options = ["nosuid", "noexec", "nodev", "mode=1777", f"size={shm_size}"]
-    mounts.append({"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": options})
+    shm = ["nosuid", "noexec", "nodev", "mode=1777", f"size={shm_size}"]
+    mounts.append({"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": shm})
     return mounts
 
 

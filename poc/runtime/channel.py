@@ -4,9 +4,7 @@ One socket pair, one named message per packet, in this order::
 
     parent                                child
     ──────                                ─────
-    clone3 ─────────────────────────────▶ waits
-    puts it into its cgroups
-    JOINED ─────────────────────────────▶ joins or makes what is left of its namespaces
+    clone3 ─────────────────────────────▶ joins its cgroups and makes their namespace
     (the network is attached meanwhile)   mounts, console, pivot_root
            ◀───────────────────────────── CONSOLE with the pty's master, if there is a terminal
            ◀───────────────────────────── READY
@@ -29,7 +27,7 @@ from poc.errors import CommandNotExecutable, CommandNotFound, SetupError
 if TYPE_CHECKING:
     from typing import Any
 
-JOINED, CONSOLE, READY, START, ERROR = "joined", "console", "ready", "start", "error"
+CONSOLE, READY, START, ERROR = "console", "ready", "start", "error"
 _FAILURES = {error.__name__: error for error in (SetupError, CommandNotFound, CommandNotExecutable)}
 _LONGEST = 1 << 16
 

@@ -2,7 +2,7 @@
 
 ::
 
-    create ── cgroup made and limited ── clone3 ── joined ── (while_mounting) ── READY ──▶ Created
+    create ── cgroup made and limited ── clone3 ── (while_mounting) ── READY ──▶ Created
     Created.start ── START ──▶ the program runs, or the error that kept it from running
 
 Whatever fails, nothing of it is left: the process is gone and so is its cgroup.
@@ -15,10 +15,9 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from poc import cgroups, rootfs
-from poc.errors import SetupError
 from poc.namespaces import clone
 from poc.runtime import seccomp
-from poc.runtime.channel import CONSOLE, JOINED, READY, START, Channel, pair
+from poc.runtime.channel import CONSOLE, READY, START, Channel, pair
 from poc.runtime.init import Init
 
 if TYPE_CHECKING:
@@ -42,17 +41,19 @@ class Created:
         self._channel = channel
 
     def start(self) -> None:
-        """Let it execute its program. Raises SetupError, CommandNotFound or CommandNotExecutable; it has ended then."""
+        """Let it execute its program. Raises SetupError, CommandNotFound or CommandNotExecutable."""
         try:
             self._channel.send(START)
             self._channel.receive()
         except (BrokenPipeError, ConnectionResetError):
             pass  # it was killed while it waited; its status says so
-        except SetupError:
-            self.process.wait()
-            raise
         finally:
             self._channel.close()
+
+    def abandon(self) -> None:
+        """End it and take its cgroup away, whether it was started or not."""
+        _end(self.process)
+        self.cgroup.remove()
 
 
 def create(
@@ -88,8 +89,6 @@ def create(
         process = _clone(init, parent, group)
         undo.callback(_end, process)
         child.close()
-        group.add(process.pid)
-        parent.send(JOINED)
         if while_mounting is not None:
             while_mounting(process)
         console = _await_ready(parent, bool(spec["process"].get("terminal", False)))
@@ -103,10 +102,11 @@ def _init(spec: Spec, bundle: str, channel: Channel, group: Cgroup, cache: str) 
         spec,
         os.path.join(bundle, spec["root"]["path"]),
         channel,
+        group,
         rootfs.plan(spec, _cgroup_mounts(group.path)),
         rootfs.plan_protection(spec),
         program=None if filter_ is None else seccomp.program(filter_, cache),
-        filter_flags=() if filter_ is None else filter_.get("flags", ()),
+        filter_flags=() if filter_ is None else seccomp.filter_flags(filter_),
         late_namespaces=_LATE & _new_namespaces(spec),
     )
 
@@ -137,7 +137,12 @@ def _clone(init: Init, parent: Channel, group: Cgroup) -> Process:
         parent.close()
         init.run()
 
-    return clone(_new_namespaces(init.spec) - _LATE, child, group.fd())
+    birthplace = group.fd()
+    try:
+        return clone(_new_namespaces(init.spec) - _LATE, child, birthplace)
+    finally:
+        if birthplace is not None:
+            os.close(birthplace)
 
 
 def _await_ready(channel: Channel, terminal: bool) -> int | None:

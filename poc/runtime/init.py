@@ -20,11 +20,12 @@ from poc.errors import CommandNotExecutable, CommandNotFound, SetupError
 from poc.net import loopback_up
 from poc.oci.defaults import DEFAULT_PATH
 from poc.runtime import capabilities, seccomp, terminal
-from poc.runtime.channel import CONSOLE, JOINED, READY, START
+from poc.runtime.channel import CONSOLE, READY, START
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
+    from poc.cgroups import Cgroup
     from poc.oci.types import Spec
     from poc.rootfs import Overlay, Step
     from poc.runtime.channel import Channel
@@ -37,7 +38,7 @@ class Init:
     """Everything the child needs, gathered by the parent before the clone."""
 
     __slots__ = (
-        *("channel", "filter", "filter_flags", "late_namespaces", "overlay", "plan", "protection", "reaper"),
+        *("cgroup", "channel", "filter", "filter_flags", "late_namespaces", "overlay", "plan", "protection", "reaper"),
         *("root", "root_fd", "spec", "stdio", "tied_to_parent"),
     )
 
@@ -46,6 +47,7 @@ class Init:
         spec: Spec,
         root: str,
         channel: Channel,
+        cgroup: Cgroup,
         plan: Sequence[Step],
         protection: Sequence[Step],
         overlay: Overlay | None = None,
@@ -59,6 +61,7 @@ class Init:
         self.spec = spec
         self.root = root
         self.channel = channel
+        self.cgroup = cgroup
         self.plan = plan
         self.protection = protection
         self.overlay = overlay
@@ -83,13 +86,14 @@ class Init:
             os._exit(1)
 
 
-def _wait_until_joined(init: Init) -> None:
-    os.umask(0)
-    init.channel.expect(JOINED)
+def _join_cgroup(init: Init) -> None:
+    # By itself: for a process that moves itself the kernel need not stop all others from forking meanwhile.
+    init.cgroup.join(unified=False)
 
 
 def _new_session(init: Init) -> None:
     os.setsid()
+    os.umask(0)
 
 
 def _late_namespaces(init: Init) -> None:
@@ -307,7 +311,7 @@ def _reap(child: int) -> None:
 
 
 _STEPS = (
-    ("join cgroup", _wait_until_joined),
+    ("join cgroup", _join_cgroup),
     ("setsid", _new_session),
     ("namespaces", _late_namespaces),
     ("mount root", _mount_root),

@@ -10,13 +10,13 @@ import termios
 from poc import _libc
 from poc.rootfs import make_in_root, open_in_root
 
-_TIOCGPTPEER = 0x5441
+_TIOCSPTLCK, _TIOCGPTPEER = 0x40045431, 0x5441  # termios has neither in Python 3.11
 
 
 def open_in_container(root_fd: int, rows: int = 0, columns: int = 0) -> tuple[int, int]:
     """(master, slave) of a new pty in the devpts below ``root_fd`` (pts(4)). Raises OSError."""
     ptmx = open_in_root(root_fd, "/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY)
-    fcntl.ioctl(ptmx, termios.TIOCSPTLCK, struct.pack("i", 0))
+    fcntl.ioctl(ptmx, _TIOCSPTLCK, struct.pack("i", 0))
     if rows and columns:
         resize(ptmx, rows, columns)
     # TIOCGPTPEER opens the slave without a path that the image could have prepared.
