@@ -49,15 +49,13 @@ class Hierarchies:
         return [self.unified, *self.v1()] if self.unified is not None else self.v1()
 
     def fact(self, name: str) -> Any:
-        """A property of the host that plans depend on, looked up once.
+        """A property of the host, as it is now, that plans depend on.
 
         "cpus", "mems"  the list of CPUs or memory nodes that groups can be given ("0-3")
         "swap"          is swap accounted for, so that it can be limited?
         "bfq", "cost"   names of disks ("8:0") whose scheduler is BFQ, or that have the I/O cost model on (v2)
         """
-        if name not in self._facts:
-            self._facts[name] = _PROBES[name](self)
-        return self._facts[name]
+        return self._facts[name] if name in self._facts else _PROBES[name](self)
 
 
 _host: Hierarchies | None = None
