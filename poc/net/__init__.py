@@ -1,7 +1,6 @@
 """Container networks: a bridge behind NAT, addresses that can't collide, and the interfaces of each container.
 
-    bridge = Bridge(subnet=choose_subnet(CANDIDATES, taken_subnets()))
-    bridge.ensure()
+    bridge = Bridge.establish()
     address = Leases("/run/poc/leases", bridge.subnet.text).acquire(container_id)
     warnings = bridge.attach(netns_fd, host_interface_name(container_id), address)
 

@@ -12,8 +12,12 @@ import fcntl
 import os
 import socket
 import struct
+from typing import TYPE_CHECKING
 
 from poc.errors import InvalidArgument, PocError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
 
 # Private /16s that home routers, VPNs, Docker, libvirt, podman and Kubernetes rarely take by default.
 CANDIDATES = (
@@ -83,7 +87,7 @@ def overlaps(one: str, other: str) -> bool:
     return first <= other_last and other_first <= last
 
 
-def choose_subnet(candidates: tuple[str, ...] | list[str], taken: tuple[str, ...] | list[str]) -> str:
+def choose_subnet(candidates: Iterable[str], taken: Collection[str]) -> str:
     """The first of ``candidates`` that overlaps none of ``taken`` (both ``a.b.c.d/n``). Raises PocError if none is."""
     for candidate in candidates:
         if not any(overlaps(candidate, other) for other in taken):

@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING
 
 from poc import _fs, _libc
 from poc.errors import InvalidArgument, PocError
-from poc.net.addresses import Subnet, mac_address, overlaps
+from poc.net.addresses import CANDIDATES, Subnet, choose_subnet, mac_address, overlaps
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from typing import Any
 
     from poc.net.firewall import Firewall
@@ -51,13 +51,7 @@ def default_route_interface() -> str | None:
 def taken_subnets(ignore: str | None = None) -> list[str]:
     """Every subnet this host has an address in or a route to, but for those on the interface ``ignore``."""
     with _rtnetlink() as ip:
-        mine = _index(ignore) if ignore else None
-        routes = (route for route in ip.get_routes(family=socket.AF_INET) if route["dst_len"])
-        return _addresses(ip, ignore) + [
-            f"{route.get_attr('RTA_DST')}/{route['dst_len']}"
-            for route in routes
-            if mine is None or route.get_attr("RTA_OIF") != mine
-        ]
+        return _taken(ip, ignore)
 
 
 class Bridge:
@@ -81,6 +75,17 @@ class Bridge:
         self.subnet = Subnet(subnet)
         self.gateway = self.subnet.gateway
 
+    @classmethod
+    def establish(cls, name: str = "pocbr0", table: str = "poc", candidates: Iterable[str] = CANDIDATES) -> Bridge:
+        """Choose a subnet that is free on this host and make the bridge, as one step: two at once choose differently.
+
+        Raises OSError, and PocError when no candidate is free.
+        """
+        with _locked(), _rtnetlink() as ip:
+            bridge = cls(name, table, choose_subnet(candidates, _taken(ip, name)))
+            bridge._make(ip)
+        return bridge
+
     def exists(self) -> bool:
         """Whether the interface is there; one ioctl, nothing imported."""
         return _index(self.name) is not None
@@ -90,11 +95,8 @@ class Bridge:
 
         Raises OSError, and PocError when the subnet is in use elsewhere.
         """
-        with _locked(), _rtnetlink() as ip, self._firewall() as firewall:
-            outside = _way_out(ip)
-            index = self._ensure_link(ip, outside)
-            self._ensure_forwarding(ip, index, outside)
-            firewall.ensure()
+        with _locked(), _rtnetlink() as ip:
+            self._make(ip)
 
     def attach(self, netns_fd: int, host_name: str, address: str, internal: bool = False) -> list[str]:
         """Give the network namespace ``netns_fd`` an `eth0` on this bridge, with ``address`` and a way out.
@@ -134,13 +136,21 @@ class Bridge:
         """Take away the rules, the bridge and the interfaces on it, and put back the sysctls; content when gone."""
         with _locked(), _rtnetlink() as ip, self._firewall() as firewall:
             firewall.remove()
-            index = _index(self.name)
-            if index is None:
-                return
-            self._restore_forwarding(ip)
-            for link in list(ip.get_links(master=index)):
-                _delete(ip, link.get_attr("IFLA_IFNAME"))
-            _delete(ip, self.name)
+            self._take_down(ip)
+
+    def _make(self, ip: Any) -> None:
+        outside = _way_out(ip)
+        existed = self.exists()
+        try:
+            index = self._ensure_link(ip, outside)
+            self._ensure_address(ip, index)
+            self._ensure_forwarding(ip, index, outside)
+            with self._firewall() as firewall:
+                firewall.ensure()
+        except BaseException:
+            if not existed:
+                self._take_down(ip)
+            raise
 
     def _intact(self, outside: str | None) -> bool:
         return (
@@ -153,22 +163,31 @@ class Bridge:
 
     def _ensure_link(self, ip: Any, outside: str | None) -> int:
         if not self.exists():
-            self._check_subnet(ip)
             # Without an address of its own a bridge takes the lowest of its ports', and changes as they come and go.
             hardware = mac_address(self.gateway)
             with _errors(f"create bridge {self.name}"):
                 ip.link("add", ifname=self.name, kind="bridge", address=hardware, mtu=_mtu(outside))
-            _set_sysctl(f"ipv6/conf/{self.name}/disable_ipv6", "1")  # containers have no IPv6; no back door by it
+        _set_sysctl(f"ipv6/conf/{self.name}/disable_ipv6", "1")  # containers have no IPv6; no back door by it
         index = socket.if_nametoindex(self.name)
-        if f"{self.gateway}/{self.subnet.prefix}" not in _addresses(ip, only=index):
-            with _errors(f"add {self.gateway} to {self.name}"):
-                ip.addr("add", index=index, address=self.gateway, prefixlen=self.subnet.prefix)
         with _errors(f"bring {self.name} up"):
             ip.link("set", index=index, state="up")
         return index
 
+    def _ensure_address(self, ip: Any, index: int) -> None:
+        wanted = f"{self.gateway}/{self.subnet.prefix}"
+        present = _addresses(ip, only=index)
+        if wanted not in present:
+            self._check_subnet(ip)
+            with _errors(f"add {wanted} to {self.name}"):
+                ip.addr("add", index=index, address=self.gateway, prefixlen=self.subnet.prefix)
+        for stale in present:
+            if stale != wanted:  # of a former subnet
+                address, _, prefix = stale.partition("/")
+                with _errors(f"delete {stale} from {self.name}"):
+                    ip.addr("del", index=index, address=address, prefixlen=int(prefix))
+
     def _check_subnet(self, ip: Any) -> None:
-        for subnet in _addresses(ip):
+        for subnet in _addresses(ip, ignore=self.name):
             if overlaps(subnet, self.subnet.text):
                 raise PocError(f"the subnet {self.subnet.text} of {self.name} overlaps this host's address {subnet}")
 
@@ -183,6 +202,15 @@ class Bridge:
             with _errors(f"set the alias of {self.name}"):
                 ip.link("set", index=index, ifalias=f"{_ALIAS} {interfaces}")
         _set_sysctl(_forwarding_of(outside), "1")
+
+    def _take_down(self, ip: Any) -> None:
+        index = _index(self.name)
+        if index is None:
+            return
+        self._restore_forwarding(ip)
+        for link in list(ip.get_links(master=index)):
+            _delete(ip, link.get_attr("IFLA_IFNAME"))
+        _delete(ip, self.name)
 
     def _restore_forwarding(self, ip: Any) -> None:
         records = _records(ip)
@@ -311,6 +339,16 @@ def _addresses(ip: Any, ignore: str | None = None, only: int | None = None) -> l
         f"{address.get_attr('IFA_ADDRESS')}/{address['prefixlen']}"
         for address in ip.get_addr(family=socket.AF_INET)
         if address["index"] != ignored and only in (None, address["index"])
+    ]
+
+
+def _taken(ip: Any, ignore: str | None) -> list[str]:
+    mine = _index(ignore) if ignore else None
+    routes = (route for route in ip.get_routes(family=socket.AF_INET) if route["dst_len"])
+    return _addresses(ip, ignore) + [
+        f"{route.get_attr('RTA_DST')}/{route['dst_len']}"
+        for route in routes
+        if mine is None or route.get_attr("RTA_OIF") != mine
     ]
 
 
