@@ -40,10 +40,11 @@ _EXTRACT = (
     *(*_XATTRS, "--acls", "--delay-directory-restore"),
     *("--warning=no-timestamp", "--warning=no-unknown-keyword", "--warning=no-alone-zero-block"),
 )
-# The same tree gives the same bytes: sorted, and without the times that reading it changes.
+# The same tree gives the same bytes: sorted, without the times that reading it changes, and with sparse files in
+# the one version whose member names don't hold tar's pid.
 _CREATE = (
-    *("tar", "--create", "--file=-", "--numeric-owner", "--sort=name", "--sparse", "--one-file-system"),
-    *(*_XATTRS, "--acls", "--warning=no-file-ignored"),
+    *("tar", "--create", "--file=-", "--numeric-owner", "--sort=name", "--sparse", "--sparse-version=0.0"),
+    *(*_XATTRS, "--acls", "--one-file-system", "--warning=no-file-ignored"),
     *("--format=pax", "--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime"),
 )
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
@@ -188,6 +189,8 @@ def _harmless(line: bytes) -> bool:
 def _refusal(complaint: bytes, failure: str) -> Exception:
     lines = [line for line in complaint.splitlines() if not _harmless(line)]
     text = lines[0].decode("utf-8", "replace").removeprefix("tar: ") if lines else "tar was killed"
+    if "Wrote only" in text:
+        text += ": No space left on device"  # a write cut short is the first sign of it
     code = _KERNEL_SAID.get(text.rpartition(": ")[2])
     return OSError(code, f"{failure}: {text}") if code else InvalidArgument(f"{failure}: {text}")
 

@@ -244,7 +244,7 @@ def _bootstrap(store: Store, found: _Archive, note: str, progress: Progress) -> 
 def _run_mmdebstrap(work: Work, rootfs: str, found: _Archive, progress: Progress) -> None:
     options = os.path.join(work.path, "apt.conf")
     _fs.write_atomic(options, _apt_configuration())
-    packages = (*PACKAGES, "ca-certificates") if _uses_https(found) else PACKAGES
+    packages = ("apt", *PACKAGES, *(["ca-certificates"] if _uses_https(found) else []))
     command = (
         *(*_CONFINED, *_MMDEBSTRAP, f"--include={','.join(packages)}", f"--aptopt={options}"),
         *(*found.options, found.release, rootfs, *found.sources),
@@ -291,7 +291,7 @@ def _follow(process: subprocess.Popen[str], progress: Progress) -> list[str]:
     text, done = "bootstrapping", 0
     for line in process.stderr:
         last.append(line.strip())
-        if line.startswith("I: "):
+        if line.startswith("I: ") and "/" not in line:
             text = last[-1].removeprefix("I: ").rstrip(".")
         done += bool(_STEP.match(line))
         _tell(progress, text, min(done, _STEPS - 1))
