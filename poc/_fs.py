@@ -6,8 +6,8 @@ import _thread
 import json
 import os
 import stat
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
@@ -115,7 +115,7 @@ def remove_file(path: str) -> None:
 
 
 def remove_tree(path: str) -> None:
-    """Delete a directory tree without following links or crossing into another file system.
+    """Delete a directory tree, however deep, without following links or crossing into another file system.
 
     Content when it is gone already. Raises OSError (EXDEV) at a mount point: a tree with something
     mounted in it is never emptied through the mount.
@@ -130,7 +130,7 @@ def remove_tree(path: str) -> None:
         os.close(parent)
 
 
-def _remove_at(parent: int, name: str, device: int) -> None:
+def _remove_at(parent: int, name: str, device: int, top: int = -1, depth: int = 0) -> None:
     try:
         entry = os.stat(name, dir_fd=parent, follow_symlinks=False)
     except FileNotFoundError:
@@ -140,10 +140,15 @@ def _remove_at(parent: int, name: str, device: int) -> None:
         return
     if entry.st_dev != device:
         raise OSError(18, f"{name} is a mount point; not deleting through it")
+    if depth > 50:
+        # A container can nest directories deeper than we have stack and descriptors: this one goes up to the top.
+        os.rename(name, f".{os.urandom(8).hex()}", src_dir_fd=parent, dst_dir_fd=top)
+        return
     fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
     try:
-        for child in os.listdir(fd):
-            _remove_at(fd, child, device)
+        while children := os.listdir(fd):
+            for child in children:
+                _remove_at(fd, child, device, fd if top == -1 else top, depth + 1)
     finally:
         os.close(fd)
     os.rmdir(name, dir_fd=parent)
