@@ -14,10 +14,10 @@ import ctypes
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING
 
 from poc._libc import clone3, setns, unshare
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import NoReturn

@@ -20,7 +20,6 @@ import fcntl
 import os
 import stat
 import struct
-from typing import TYPE_CHECKING
 
 from poc import _libc
 from poc._libc import (
@@ -50,6 +49,7 @@ from poc._libc import (
 )
 from poc.errors import InvalidArgument
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from typing import Any, Protocol

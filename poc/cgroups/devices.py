@@ -13,11 +13,11 @@ import os
 from ctypes import addressof, c_uint32, create_string_buffer
 from errno import EINVAL
 from struct import pack, unpack_from
-from typing import TYPE_CHECKING
 
 from poc._libc import check, libc
 from poc.errors import InvalidArgument, Unsupported
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from ctypes import Array, c_char

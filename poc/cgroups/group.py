@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import os
 import time
-from typing import TYPE_CHECKING
 
 from poc import _fs
 from poc.cgroups import devices
@@ -16,6 +15,7 @@ from poc.cgroups.hierarchies import host
 from poc.cgroups.plan import plan
 from poc.errors import Conflict, InvalidArgument, Unsupported
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from types import TracebackType

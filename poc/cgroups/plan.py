@@ -7,10 +7,9 @@ For v2 they are converted as runc converts them. What can't be enforced on these
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from poc.errors import InvalidArgument, Unsupported
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Any

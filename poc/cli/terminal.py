@@ -101,5 +101,5 @@ def _make_raw(fd: int) -> Callable[[], None]:
     import tty
 
     before = termios.tcgetattr(fd)
-    tty.setraw(fd)
+    tty.setraw(fd, termios.TCSANOW)  # not TCSAFLUSH: what was typed ahead is the container's
     return lambda: termios.tcsetattr(fd, termios.TCSANOW, before)

@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 import os
 import select
-from typing import TYPE_CHECKING
 
 from poc import errors
 from poc._fs import write_all
 from poc.engine import frames
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
     from typing import Any

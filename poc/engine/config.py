@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING
 
 from poc.errors import InvalidArgument, Unsupported
 from poc.oci.defaults import ALL_CAPABILITIES, CAPABILITIES
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from typing import Any

@@ -9,7 +9,6 @@ import signal
 import socket
 import stat
 import time
-from typing import TYPE_CHECKING
 
 from poc import _fs
 from poc.engine import logs, monitor, recovery
@@ -27,6 +26,7 @@ from poc.errors import (
 )
 from poc.oci import defaults, generate
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any

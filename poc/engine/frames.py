@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import json
 import struct
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any

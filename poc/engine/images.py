@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from poc import _fs
 from poc.errors import Conflict
 from poc.images.store import Store
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from poc.engine import Engine, Progress
     from poc.images.store import Image

@@ -10,12 +10,12 @@ import fcntl
 import json
 import os
 import signal
-from typing import TYPE_CHECKING
 
 from poc import _fs, net
 from poc.errors import SetupError
 from poc.namespaces import run_and_exit
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 

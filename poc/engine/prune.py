@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from poc import _fs
 from poc.engine import recovery
 from poc.errors import ContainerNotFound
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from poc.engine import Engine
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING
 
 from poc import _fs
 from poc.cgroups import Cgroup
 from poc.engine.store import Lock, is_alive, read_optional
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import TYPE_CHECKING
 
 from poc._fs import read_all
 from poc.errors import InvalidArgument
 from poc.rootfs import open_in_root
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 

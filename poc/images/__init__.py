@@ -10,7 +10,6 @@ Importing this package imports none of them: `store` and `references` lie on the
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from poc.images.store import Image as Image

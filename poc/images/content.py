@@ -12,11 +12,11 @@ import os
 import shlex
 import subprocess
 import time
-from typing import TYPE_CHECKING
 
 from poc import _fs, _libc, errors
 from poc.images.store import DEFAULT_PATH, architecture
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 

@@ -17,10 +17,10 @@ from __future__ import annotations
 import fcntl
 import socket
 import struct
-from typing import TYPE_CHECKING
 
 from poc.net.addresses import CANDIDATES, Leases, Subnet, choose_subnet, host_interface_name, mac_address
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from poc.net.bridge import Bridge, default_route_interface, taken_subnets
 

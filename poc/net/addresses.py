@@ -12,10 +12,10 @@ import fcntl
 import os
 import socket
 import struct
-from typing import TYPE_CHECKING
 
 from poc.errors import InvalidArgument, PocError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 

@@ -18,12 +18,12 @@ import socket
 import struct
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from poc import _fs, _libc
 from poc.errors import InvalidArgument, PocError
 from poc.net.addresses import CANDIDATES, Subnet, choose_subnet, mac_address, overlaps
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any

@@ -11,8 +11,8 @@ ENOSYS (the loader's doing), so that a C library takes its older way.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection
     from typing import Any

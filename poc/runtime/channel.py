@@ -20,10 +20,10 @@ from __future__ import annotations
 import json
 import os
 import socket
-from typing import TYPE_CHECKING
 
 from poc.errors import CommandNotExecutable, CommandNotFound, SetupError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 

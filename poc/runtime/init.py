@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import resource
 import signal
-from typing import TYPE_CHECKING, NoReturn
 
 import prctl
 
@@ -22,8 +21,10 @@ from poc.oci.defaults import DEFAULT_PATH
 from poc.runtime import capabilities, seccomp, terminal
 from poc.runtime.channel import CONSOLE, READY, START
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
+    from typing import NoReturn
 
     from poc.cgroups import Cgroup
     from poc.oci.types import Spec

@@ -15,12 +15,12 @@ import json
 import os
 import socket
 import stat
-from typing import TYPE_CHECKING
 
 from poc import _fs
 from poc._libc import check, libc
 from poc.errors import InvalidArgument
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any
