@@ -139,6 +139,23 @@ def sees_outside(station: Station, outside: int) -> str | None:
         return connects(OUTSIDE_ADDRESS, server, timeout=0.5)
 
 
+def hears_from(station: Station, outside: int) -> bool:
+    """Whether a datagram of a station gets to the world, with or without a way back."""
+    with inside_process(outside):
+        world = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        world.bind(("", 7))
+    with inside(station.fd):
+        sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with world, sender:
+        world.settimeout(0.2)
+        sender.sendto(b"", (OUTSIDE_ADDRESS, 7))
+        try:
+            world.recv(1)
+        except TimeoutError:
+            return False
+        return True
+
+
 def test_twenty_attached_at_once_reach_each_other_and_the_gateway(stations: list[Station], bridge: net.Bridge) -> None:
     """Nobody has made the bridge before: the twenty race for that too."""
     pids = []
@@ -196,17 +213,22 @@ def test_internal_stays_inside(stations: list[Station], bridge: net.Bridge, outs
     with inside(internal.fd):
         assert connects(open_one.address, server) == internal.address
     assert internal.run("ip route show default") == ""
+    assert shell("ip -6 address show dev pocbr0") == "", "no way to the host beside the rules"
     assert sees_outside(internal, outside) is None
-    # Who may configure the interface gives itself a default route, then an address of the other half too.
-    internal.run(f"ip route add default via {bridge.gateway}")
-    assert sees_outside(internal, outside) is None
-    internal.run("ip address add 10.209.0.99/16 dev eth0")
-    internal.run(f"ip route replace default via {bridge.gateway} src 10.209.0.99")
-    assert sees_outside(internal, outside) is None
-    internal.run("ip address del 10.209.128.2/16 dev eth0")
+    # Who may configure the interface gives itself a default route, then an address of the other half.
+    for address in ("10.209.128.2", "10.209.0.99"):
+        internal.run("ip address flush dev eth0")
+        internal.run(f"ip address add {address}/16 dev eth0")
+        internal.run(f"ip route add default via {bridge.gateway}")
+        assert not hears_from(internal, outside)
+        assert sees_outside(internal, outside) is None
     with inside(internal.fd):
         assert connects(open_one.address, server, timeout=0.3) is None
+    with inside(open_one.fd):
+        assert connects("10.209.0.99", server, timeout=0.3) is None
+    assert "lladdr" not in open_one.run("ip neighbour show 10.209.0.99"), "its claim to the address is not heard"
     assert sees_outside(open_one, outside) == UPLINK_ADDRESS
+    assert hears_from(open_one, outside)
     server.close()
     bridge.remove()
     assert "poc" not in shell("nft list ruleset")
