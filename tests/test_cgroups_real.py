@@ -34,18 +34,18 @@ pytestmark = needs("root")
 
 MB = 1 << 20
 PARENT = f"poc-test-{os.getpid()}"
-numbers = count()
+serial = count()
 
 
 @pytest.fixture
 def group() -> Iterator[Cgroup]:
-    with Cgroup(f"{PARENT}/{next(numbers)}") as group:
+    with Cgroup(f"{PARENT}/{next(serial)}") as group:
         yield group
 
 
 @pytest.fixture
 def other() -> Iterator[Cgroup]:
-    with Cgroup(f"{PARENT}/{next(numbers)}") as group:
+    with Cgroup(f"{PARENT}/{next(serial)}") as group:
         yield group
 
 
@@ -134,12 +134,12 @@ def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
         time.sleep(0.005)
 
 
-def touch(megabytes: int) -> int:
-    """Have and use so much memory."""
+def touch(megabytes: int, then: Callable[[], Any] = int) -> Any:
+    """Have and use so much memory while ``then`` is called."""
     with mmap.mmap(-1, megabytes * MB) as memory:
         for position in range(0, len(memory), mmap.PAGESIZE):
             memory[position] = 1
-    return megabytes
+        return then()
 
 
 def groups_of(pid: int) -> set[str]:
@@ -295,7 +295,7 @@ def test_cpuset_says_where_it_runs(group: Cgroup) -> None:
 
 @needs("cgroup1:cpu")
 def test_realtime_budget_of_a_parent_without_one_is_refused_with_the_reason(group: Cgroup) -> None:
-    with pytest.raises((InvalidArgument, Unsupported), match=r"cpu\.rt_runtime_us"):
+    with pytest.raises((InvalidArgument, Unsupported), match=r"cpu\.rt_(runtime|period)_us"):
         group.apply({"cpu": {"realtimePeriod": 1_000_000, "realtimeRuntime": 950_000}})
 
 
@@ -306,7 +306,7 @@ def test_realtime_budget_of_a_parent_without_one_is_refused_with_the_reason(grou
 def test_more_memory_than_the_limit_is_an_oom_kill_and_counted(group: Cgroup) -> None:
     limit = 32 * MB
     group.apply({"memory": {"limit": limit, **({"swap": limit} if host().fact("swap") else {})}})
-    assert call(group, lambda: touch(16)) == 16
+    assert call(group, lambda: touch(16)) == 0
     assert group.oom_kills() == 0
     with inside(group, lambda: touch(64)) as process:
         assert process.wait() == -signal.SIGKILL
@@ -337,16 +337,10 @@ def test_memory_limits_are_raised_and_lowered_whatever_stood_before(group: Cgrou
 
 @needs("cgroup1:memory")
 def test_less_memory_than_is_in_use_is_a_conflict(group: Cgroup) -> None:
-    def work() -> None:
-        memory = mmap.mmap(-1, 40 * MB)
-        for position in range(0, len(memory), mmap.PAGESIZE):
-            memory[position] = 1
-        time.sleep(60)
-
-    with inside(group, work):
+    with inside(group, lambda: touch(40, signal.pause)):
         wait_until(lambda: group.stats()["memory"]["usage"] > 40 * MB)
-        with pytest.raises(Conflict, match=r"memory.limit_in_bytes: 4194304 is less than the group uses now"):
-            group.apply({"memory": {"limit": 4 * MB}})
+        with pytest.raises(Conflict, match=r"memory\..*limit_in_bytes: 4194304 is less than the group uses now"):
+            group.apply({"memory": {"limit": 4 * MB, "swap": 4 * MB}})
 
 
 def has_swap() -> bool:
@@ -357,9 +351,7 @@ def has_swap() -> bool:
 @pytest.mark.skipif(not has_swap(), reason="needs swap space in use")
 def test_swap_limit_bounds_what_is_swapped(group: Cgroup) -> None:
     group.apply({"memory": {"limit": 32 * MB, "swap": 96 * MB}})
-    with inside(group, lambda: (touch(72), group.stats()["memory"])) as process:
-        _, figures = process.result()
-    assert figures["swap"] > 30 * MB
+    assert call(group, lambda: touch(72, lambda: group.stats()["memory"]["swap"])) > 30 * MB
     assert group.oom_kills() == 0
     group.apply({"memory": {"limit": 32 * MB, "swap": 48 * MB}})
     with inside(group, lambda: touch(72)) as process:
@@ -632,7 +624,8 @@ def test_throttled_direct_io_takes_its_time(
     assert call(group, lambda: transfer(path, flags, size, blocks * 20)) < 20  # at the limit: 30 s
     name = "read" if flags == os.O_RDONLY else "write"
     figures = next(line for line in group.stats()["io"] if line["device"] == f"{numbers['major']}:{numbers['minor']}")
-    assert figures[f"{name}_bytes"] == size * blocks * 21 and figures[f"{name}s"] >= blocks * 21
+    assert figures[f"{name}_bytes"] in (size * blocks, size * blocks * 21)  # v1 before 6.2 counts what it throttles
+    assert figures[f"{name}s"] in (blocks, blocks * 21)
 
 
 def data_disk(path: Path) -> dict[str, int] | None:
@@ -676,24 +669,26 @@ def test_weights_divide_a_disk_scheduled_by_bfq(group: Cgroup, other: Cgroup, di
         _fs.write_text(scheduler, "bfq")
     except OSError:
         pytest.skip("needs the bfq I/O scheduler in the kernel")
+    _fs.write_text(f"{os.path.dirname(scheduler)}/iosched/low_latency", "0")  # it would favour who comes new
     try:
         group.apply({"blockIO": {"weight": 10}})
         other.apply({"blockIO": {"weight": 1000}})
 
         def work() -> None:
-            transfer(path, os.O_RDONLY, 64 << 10, 1 << 40)
+            for _ in range(3):
+                os.fork()
+            transfer(path, os.O_RDONLY, MB, 1 << 40)
 
-        def sectors(each: Cgroup) -> int:
+        def read(each: Cgroup) -> int:
             return sum(line["read_bytes"] for line in each.stats()["io"] if line["device"] == name)
 
-        with inside(group, work, go=False) as low, inside(other, work, go=False) as high:
-            low.go()
-            high.go()
-            wait_until(lambda: sectors(group) > 0 and sectors(other) > 0)
-            before = sectors(group), sectors(other)
-            time.sleep(3)
-            ratio = (sectors(other) - before[1]) / (sectors(group) - before[0])
-            print("RATIO", ratio)
-            assert ratio > 3
+        with inside(group, work), inside(other, work):
+            wait_until(lambda: read(group) > 8 * MB and read(other) > 8 * MB)
+            before = read(group), read(other)
+            wait_until(lambda: read(group) + read(other) - sum(before) > 1024 * MB)
+            ratio = (read(other) - before[1]) / (read(group) - before[0])
+            group.kill()
+            other.kill()
+        assert ratio > 4
     finally:
         _fs.write_text(scheduler, "none")

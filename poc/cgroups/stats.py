@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from poc import _fs
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from poc.cgroups.hierarchies import Hierarchies
 
+_BYTES = {"Read": "read_bytes", "Write": "write_bytes"}
+_OPERATIONS = {"Read": "reads", "Write": "writes"}
 _UNLIMITED = 1 << 60  # v1 says "no limit" with the highest multiple of a page
 
 
@@ -21,7 +22,8 @@ def read(hierarchies: Hierarchies, path: str) -> dict[str, Any]:
     memory   usage, peak, limit (bytes; None: no limit), swap (bytes), inactive_file (bytes of cache that
              docker's figure leaves out), oom_kills
     pids     current, limit
-    io       a list of {device "8:0", read_bytes, write_bytes, reads, writes}
+    io       a list of {device "8:0", read_bytes, write_bytes, reads, writes}; on v1 some kernels count only
+             where a throttle or BFQ is at work
 
     Source: admin-guide/cgroup-v1/{cpuacct,memory,pids,blkio-controller}.rst, admin-guide/cgroup-v2.rst.
     """
@@ -56,14 +58,18 @@ class _Files:
     def text(self, file: str) -> str:
         return _fs.read_text(f"{self._directory}/{file}")
 
+    def optional_text(self, file: str) -> str:
+        try:
+            return self.text(file)
+        except FileNotFoundError:
+            return ""
+
     def number(self, file: str) -> int:
         return int(self.text(file))
 
     def optional(self, file: str) -> int | None:
-        try:
-            return self.number(file)
-        except FileNotFoundError:
-            return None
+        text = self.optional_text(file)
+        return int(text) if text else None
 
     def limit(self, file: str) -> int | None:
         text = self.text(file)
@@ -129,14 +135,18 @@ def _pids(files: _Files) -> dict[str, Any]:
 
 
 def _io_v1(files: _Files) -> list[dict[str, Any]]:
+    # The throttle may count only what it throttles, and BFQ only its own disks: whoever saw more is right.
     devices: dict[str, dict[str, Any]] = {}
     for file, names in (
-        ("blkio.throttle.io_service_bytes_recursive", {"Read": "read_bytes", "Write": "write_bytes"}),
-        ("blkio.throttle.io_serviced_recursive", {"Read": "reads", "Write": "writes"}),
+        ("blkio.throttle.io_service_bytes_recursive", _BYTES),
+        ("blkio.throttle.io_serviced_recursive", _OPERATIONS),
+        ("blkio.bfq.io_service_bytes_recursive", _BYTES),
+        ("blkio.bfq.io_serviced_recursive", _OPERATIONS),
     ):
-        for device, operation, value in _three(files.text(file)):
+        for device, operation, value in _three(files.optional_text(file)):
             if operation in names:
-                devices.setdefault(device, _idle(device))[names[operation]] = int(value)
+                figures, name = devices.setdefault(device, _idle(device)), names[operation]
+                figures[name] = max(figures[name], int(value))
     return list(devices.values())
 
 
