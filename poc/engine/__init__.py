@@ -54,8 +54,8 @@ class Engine:
         self.paths.make()
         recovery.recover_all(self)
         image = self.images.make_base(source, argument, progress)
-        notes = [image.note] if image.note else []
-        return notes + self.networks.ensure()
+        self.networks.ensure()
+        return [image.note] if image.note else []
 
     def prune(self, images: bool = False) -> list[str]:
         """Remove everything poc made here: containers (running ones too), bridge, nftables table, state.

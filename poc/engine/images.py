@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from poc.engine import Engine, Progress
     from poc.images.store import Image
 
+    Names = list[str]  # `list` is a method below
+
 
 class Images:
     """All images of an engine."""
@@ -33,7 +35,7 @@ class Images:
         """Give an image another reference."""
         return self.store.tag(reference, new)
 
-    def remove(self, reference: str, force: bool = False) -> tuple[list[str], list[str]]:
+    def remove(self, reference: str, force: bool = False) -> tuple[Names, Names]:
         """Take a reference away, and the image with its last one. Returns (references, ids) that are gone.
 
         Raises Conflict when a container needs it: ``force`` does not change that.
@@ -44,7 +46,7 @@ class Images:
             raise Conflict(f"image {reference} is used by container {users[0][:12]}; remove that first")
         return self.store.remove(reference, force)
 
-    def users(self, image_id: str) -> list[str]:
+    def users(self, image_id: str) -> Names:
         """The ids of the containers that were made from an image."""
         paths = self._engine.paths
         return [id for id in paths.ids() if _fs.read_json(paths.container(id, "container.json"))["image"] == image_id]

@@ -29,7 +29,6 @@ import select
 import signal
 import socket
 import time
-from typing import TYPE_CHECKING
 
 import prctl
 
@@ -44,6 +43,7 @@ from poc.rootfs import Overlay
 from poc.runtime.create import create
 from poc.runtime.terminal import resize
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
@@ -253,7 +253,8 @@ class Monitor:
                 stdio=stdio,
                 reaper=self._config.init,
                 tied_to_parent=True,
-                while_mounting=self._attach_network,
+                hold=self._attachment is not None,
+                while_mounting=self._while_mounting,
             )
         finally:
             for fd in stdio or ():
@@ -262,8 +263,16 @@ class Monitor:
             self._use_console(created.console)
         return created
 
-    def _attach_network(self, process: Process) -> None:
+    def _while_mounting(self, process: Process) -> None:
         self._process = process
+        self._started_at = time.time()
+        state = {
+            "monitor": identity(os.getpid()),
+            "init": identity(process.pid),
+            "started_at": self._started_at,
+            "address": self._attachment.address if self._attachment else "",
+        }
+        _fs.write_json(self._engine.paths.runtime(self._container.id, "state.json"), state)
         if self._attachment is not None:
             self._attachment.begin(process.pid)
 
@@ -295,14 +304,6 @@ class Monitor:
     def _start(self, created: Created) -> None:
         if self._attachment is not None:
             self._warnings = self._attachment.finish()
-        self._started_at = time.time()
-        state = {
-            "monitor": identity(os.getpid()),
-            "init": identity(created.process.pid),
-            "started_at": self._started_at,
-            "address": self._attachment.address if self._attachment else "",
-        }
-        _fs.write_json(self._engine.paths.runtime(self._container.id, "state.json"), state)
         created.start()
 
     def _give_up(self, error: PocError | OSError) -> None:

@@ -54,17 +54,17 @@ class Networks:
 
     def _choose(self, _: str) -> None:
         name, table = bridge_names(self._paths)
-        subnet = net.choose_subnet(net.CANDIDATES, net.taken_subnets(ignore=name))
-        _fs.write_json(self._file(), {"name": name, "table": table, "subnet": subnet}, sync=True)
+        bridge = net.Bridge.establish(name, table)
+        _fs.write_json(self._file(), {"name": name, "table": table, "subnet": bridge.subnet.text}, sync=True)
 
     def leases(self) -> net.Leases:
         """The leases of the store's bridge. Raises FileNotFoundError when it has none yet."""
         return net.Leases(self._paths.leases, self._load().subnet.text)
 
-    def ensure(self) -> list[str]:
-        """Make or repair the bridge, its address, forwarding and the nftables table. Returns warnings."""
+    def ensure(self) -> None:
+        """Make or repair the bridge, its address, forwarding and the nftables table."""
         bridge = self.bridge()
-        return Helper(lambda _: bridge.ensure()).wait()
+        Helper(lambda _: bridge.ensure()).wait()
 
     def remove(self) -> None:
         """Take the bridge and the nftables table away, and forget the subnet."""
@@ -146,7 +146,8 @@ def _help(
     try:
         if prepare is not None:
             prepare()
-        told = _fs.read_all(word).decode()
+        # One read, not all up to the end: the container's process has a copy of the other end until its execve.
+        told = os.read(word, 64).decode()
         if not told:
             return  # the monitor was killed before there was anything to do
         warnings = function(told)
@@ -158,7 +159,7 @@ def _help(
 
 
 def _load_netlink() -> None:
-    import poc.net.nftables  # noqa: F401 - brings pyroute2, which takes longer than everything else
+    import poc.net.firewall  # noqa: F401 - brings pyroute2, which takes longer than everything else
 
 
 class Attachment:
@@ -170,9 +171,9 @@ class Attachment:
         self._id = id
         self._internal = internal
         self._bridge = networks.bridge()
-        self._helper = Helper(self._attach, _load_netlink)
         self._leases = networks.leases()
         self.address = self._leases.acquire(id, internal)
+        self._helper = Helper(self._attach, _load_netlink)
 
     def _attach(self, pid: str) -> list[str]:
         namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import prctl
 
 from poc import _libc
 from poc.errors import InvalidArgument
 from poc.oci.defaults import ALL_CAPABILITIES
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
@@ -30,7 +29,7 @@ def limit_bounding(names: Iterable[str]) -> None:
     """Drop everything else from the bounding set, for good. Needs CAP_SETPCAP."""
     keep = numbers(names)
     for number in prctl.ALL_CAPS:
-        if number not in keep and prctl.capbset_read(number):
+        if number not in keep:
             prctl.capbset_drop(number)
 
 

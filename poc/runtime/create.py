@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
 
 from poc import cgroups, rootfs
 from poc.namespaces import clone
@@ -20,6 +19,7 @@ from poc.runtime import seccomp
 from poc.runtime.channel import CONSOLE, READY, START, Channel, pair
 from poc.runtime.init import Init
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -32,18 +32,20 @@ if TYPE_CHECKING:
 class Created:
     """A container's process, waiting to execute its program. ``console`` is the pty's master, or None."""
 
-    __slots__ = ("_channel", "cgroup", "console", "process")
+    __slots__ = ("_channel", "_held", "cgroup", "console", "process")
 
-    def __init__(self, process: Process, channel: Channel, cgroup: Cgroup, console: int | None) -> None:
+    def __init__(self, process: Process, channel: Channel, cgroup: Cgroup, console: int | None, held: bool) -> None:
         self.process = process
         self.cgroup = cgroup
         self.console = console
         self._channel = channel
+        self._held = held
 
     def start(self) -> None:
         """Let it execute its program. Raises SetupError, CommandNotFound or CommandNotExecutable."""
         try:
-            self._channel.send(START)
+            if self._held:
+                self._channel.send(START)
             self._channel.receive()
         except (BrokenPipeError, ConnectionResetError):
             pass  # it was killed while it waited; its status says so
@@ -65,6 +67,7 @@ def create(
     stdio: tuple[int, int, int] | None = None,
     reaper: bool = False,
     tied_to_parent: bool = False,
+    hold: bool = True,
     while_mounting: Callable[[Process], None] | None = None,
 ) -> Created:
     """Create the container that ``spec`` describes; ``root.path`` may be relative to ``bundle``.
@@ -72,7 +75,8 @@ def create(
     ``overlay`` is mounted on the root inside the container's mount namespace. ``stdio`` are its three
     standard descriptors when it has no terminal. ``cache`` is a directory for compiled seccomp filters.
     With ``reaper`` poc itself is process 1 and the program its child; with ``tied_to_parent`` it is
-    killed when the caller dies. ``while_mounting`` is called in the parent while the child mounts.
+    killed when the caller dies. ``while_mounting`` is called in the parent while the child mounts. Without
+    ``hold`` the program may run before `Created.start` is called, which then only waits for it.
     Raises OSError, and PocError with the step that failed.
     """
     resources = spec["linux"].get("resources", {})
@@ -91,9 +95,11 @@ def create(
         child.close()
         if while_mounting is not None:
             while_mounting(process)
+        if not hold:
+            parent.send(START)
         console = _await_ready(parent, bool(spec["process"].get("terminal", False)))
         undo.pop_all()
-    return Created(process, parent, group, console)
+    return Created(process, parent, group, console, hold)
 
 
 def _init(spec: Spec, bundle: str, channel: Channel, group: Cgroup, cache: str) -> Init:
