@@ -35,7 +35,8 @@ def needs(*things: str) -> pytest.MarkDecorator:
     """Skip a test unless this machine has all of ``things``; the reason names what lacks.
 
     ``root`` (with CAP_SYS_ADMIN), ``cgroup1`` or ``cgroup1:memory``, ``cgroup2`` or ``cgroup2:memory``,
-    ``cgroup:memory`` (either version), ``fs:overlay`` (or just ``overlay``), ``program:runc``, ``module:prctl``.
+    ``cgroup:memory`` (either version), ``fs:overlay`` (or just ``overlay``), ``program:runc``, ``module:prctl``,
+    ``network`` (a default route).
     """
     lacking = [reason for thing in things if (reason := _lack(thing))]
     return pytest.mark.skipif(bool(lacking), reason="; ".join(lacking))
@@ -65,6 +66,11 @@ def _has_cgroup2(controller: str) -> bool:
     return any(not controller or controller in _fs.read_text(f"{root}/cgroup.controllers").split() for root in roots)
 
 
+def _has_default_route(_: str) -> bool:
+    with open("/proc/net/route") as file:
+        return any(line.split()[1] == "00000000" for line in file)
+
+
 def _has_filesystem(name: str) -> bool:
     with open("/proc/filesystems") as file:
         return any(line.split()[-1] == (name or "overlay") for line in file)
@@ -77,6 +83,7 @@ REQUIREMENTS: dict[str, tuple[Callable[[str], bool], str]] = {
     "cgroup": (lambda name: _has_cgroup1(name) or _has_cgroup2(name), "needs the cgroup controller {}"),
     "fs": (_has_filesystem, "needs the file system {} in the kernel"),
     "overlay": (_has_filesystem, "needs the file system {} in the kernel"),
+    "network": (_has_default_route, "needs a default route"),
     "program": (lambda name: shutil.which(name) is not None, "needs the program {}"),
     "module": (lambda name: find_spec(name) is not None, "needs the Python module {}"),
 }
@@ -137,7 +144,7 @@ def no_leaks(run_directory: str) -> Iterator[None]:
     )
     if any(trace.ours for trace in came | went) or not (others := leaks.neighbours()):
         pytest.fail(text, pytrace=False)
-    warnings.warn(f"{text}\nor one of these did it: {others}", stacklevel=1)
+    warnings.warn("\n".join([text, "or one of these did it:", *others[:5]]), stacklevel=1)
 
 
 ROOTFS_DIRECTORIES = (

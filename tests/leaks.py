@@ -197,14 +197,15 @@ def _bears_mark(pid: int) -> bool:
 
 
 def neighbours() -> list[str]:
-    """The command lines of other people's pytest and poc processes: neither ours nor our ancestors."""
+    """Other people's pytest and poc processes: neither ours nor our ancestors."""
     everyone = processes()
     related = {process.pid for process in our_processes()}
     pid = os.getpid()
     while pid in everyone:
         related.add(pid)
         pid = everyone[pid].parent
-    return [line for pid in everyone.keys() - related if re.search(r"\b(pytest|poc)\b", line := _command_line(pid))]
+    lines = {pid: _command_line(pid) for pid in everyone.keys() - related}
+    return [f"{pid} {line[:80]}" for pid, line in lines.items() if re.search(r"\b(pytest|poc)\b", line)]
 
 
 def _command_line(pid: int) -> str:
