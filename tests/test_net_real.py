@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shlex
+import signal
 import socket
 import subprocess
 import time
@@ -19,7 +21,7 @@ from poc.errors import PocError
 from poc.namespaces import run_and_exit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 pytestmark = needs("root", "program:ip", "program:nft")
 
@@ -192,6 +194,12 @@ def test_the_outside_sees_the_host(stations: list[Station], bridge: net.Bridge, 
     assert station.attach(bridge, "10.209.0.2") == []
     assert sees_outside(station, outside) == UPLINK_ADDRESS
     assert json.loads(station.run("ip -j route show default"))[0]["gateway"] == bridge.gateway
+    # Who may set addresses can't send under one that is not the bridge's to give.
+    station.run("ip address add 203.0.113.9/32 dev eth0")
+    station.run(f"ip route replace default via {bridge.gateway} src 203.0.113.9")
+    assert not hears_from(station, outside)
+    station.run(f"ip route replace default via {bridge.gateway}")
+    assert hears_from(station, outside)
     # The world knows a way to the containers, and still can't open a connection to one.
     with inside(station.fd):
         server = listener()
@@ -358,6 +366,47 @@ def test_a_pair_goes_with_its_container_and_its_name_can_be_used_at_once(own_net
         time.sleep(0.01)
     assert links() == before
     bridge.remove()
+
+
+def killed_half_way(function: Callable[[], object], milliseconds: float) -> None:
+    """Run ``function`` in a process, and kill that at any moment of the time it takes."""
+
+    def child() -> None:
+        function()
+
+    pid = os.fork()
+    if pid == 0:
+        run_and_exit(child)
+    time.sleep(random.uniform(0, milliseconds) / 1000)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def test_killed_at_any_moment_nothing_is_left(bridge: net.Bridge, outside: int) -> None:
+    before = host_network()
+    for _ in range(20):
+        killed_half_way(bridge.ensure, 12)
+        bridge.remove()
+        assert host_network() == before
+    for _ in range(20):
+        bridge.ensure()
+        killed_half_way(bridge.remove, 12)
+        bridge.remove()
+        assert host_network() == before
+    bridge.ensure()
+    for _ in range(20):
+        station = Station()
+        killed_half_way(lambda s=station: s.attach(bridge, "10.209.0.2"), 8)  # type: ignore[misc]
+        os.close(station.fd)
+    station = Station()
+    station.attach(bridge, "10.209.0.2")
+    assert sees_outside(station, outside) == UPLINK_ADDRESS
+    os.close(station.fd)
+    deadline = time.monotonic() + 10
+    while len(links()) > len(before["links"]) + 1 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    bridge.remove()
+    assert host_network() == before
 
 
 def test_another_firewall_is_named_only_when_it_blocks(

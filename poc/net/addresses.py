@@ -50,6 +50,11 @@ class Subnet:
         self.gateway = format_address(self.network + 1)
 
     @property
+    def open_half(self) -> str:
+        """The first half, as a subnet: the addresses of containers that may reach the outside."""
+        return f"{format_address(self.network)}/{self.prefix + 1}"
+
+    @property
     def internal_half(self) -> str:
         """The second half, as a subnet: the addresses of containers without the outside."""
         return f"{format_address(self.network + self.size // 2)}/{self.prefix + 1}"

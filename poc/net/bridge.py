@@ -62,7 +62,7 @@ class Bridge:
     Forwarding is switched on for the bridge and the default route's interface, not for the whole host. Which
     interfaces that changed is kept as the bridge's alias (`ip link` shows it): in the kernel, with the object it
     belongs to, gone with a reboot like the change itself. `remove` puts them back, unless another bridge of poc
-    needs them or somebody has made the whole host a router since.
+    needs them or somebody has made the whole host a router since. Who deletes the bridge by hand deletes the record.
     """
 
     __slots__ = ("gateway", "name", "subnet", "table")

@@ -37,8 +37,8 @@ def nat_table(name: str, bridge: str, subnet: Subnet) -> nft.Table:
     elsewhere = nft.interface_out(bridge, equal=False)
     forward = (
         (inward, outward, nft.accept()),  # the bridge's own traffic comes by here where br_netfilter is on
-        (inward, nft.source(subnet.internal_half), nft.drop()),
-        (inward, nft.accept()),
+        (inward, nft.source(subnet.open_half), nft.accept()),
+        (inward, nft.drop()),
         (outward, nft.destination(subnet.internal_half), nft.drop()),
         (outward, nft.replies(), nft.accept()),
         (outward, nft.published(), nft.accept()),
