@@ -48,6 +48,8 @@ def make_rootfs(directory: Path) -> Path:
     shutil.copy("/bin/busybox", directory / "bin")
     for applet in ("true", "sh", "sleep"):
         (directory / "bin" / applet).symlink_to("busybox")
+    for name in ("hostname", "hosts", "resolv.conf"):  # as every image has them
+        (directory / "etc" / name).touch()
     return directory
 
 

@@ -453,8 +453,6 @@ class Container:
         timestamps: bool = False,
     ) -> Iterator[tuple[str, bytes]]:
         """(stream, bytes) of each logged line; with ``follow`` until the container ends."""
-        if not os.path.exists(self.log_path):
-            return
         running = (lambda: bool(self._state())) if follow else None
         for when, stream, data in logs.read(self.log_path, tail, running):
             if (stream == "stdout" and stdout) or (stream == "stderr" and stderr):

@@ -30,12 +30,13 @@ def timestamp(seconds: float | None = None) -> str:
 
 
 class LogWriter:
-    """Appends to a log file. ``write`` takes what came from a stream, in pieces of any size."""
+    """Appends to a log file, made with the first line. ``write`` takes a stream's bytes in pieces of any size."""
 
-    __slots__ = ("_fd", "_partial")
+    __slots__ = ("_fd", "_partial", "_path")
 
     def __init__(self, path: str) -> None:
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        self._path = path
+        self._fd = -1
         self._partial = {"stdout": b"", "stderr": b""}
 
     def write(self, stream: str, data: bytes) -> None:
@@ -49,7 +50,7 @@ class LogWriter:
             encoded.append(self._encode(last, stream, now))
             last = b""
         if encoded:
-            write_all(self._fd, "".join(encoded).encode())
+            self._append("".join(encoded))
         self._partial[stream] = last
 
     def _encode(self, line: bytes, stream: str, now: str) -> str:
@@ -64,9 +65,15 @@ class LogWriter:
         try:
             for stream, rest in self._partial.items():
                 if rest:
-                    write_all(self._fd, self._encode(rest, stream, timestamp()).encode())
+                    self._append(self._encode(rest, stream, timestamp()))
         finally:
-            os.close(self._fd)
+            if self._fd >= 0:
+                os.close(self._fd)
+
+    def _append(self, entries: str) -> None:
+        if self._fd < 0:
+            self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        write_all(self._fd, entries.encode())
 
 
 def read(path: str, tail: int | None = None, is_running: Callable[[], bool] | None = None) -> Iterator[Line]:
@@ -74,6 +81,10 @@ def read(path: str, tail: int | None = None, is_running: Callable[[], bool] | No
 
     With ``is_running`` the log is followed until that says no and the last line has been read.
     """
+    while not os.path.exists(path):
+        if is_running is None or not is_running():
+            return  # it wrote nothing
+        time.sleep(_POLL_INTERVAL)
     with open(path, "rb", buffering=1 << 16) as file:
         if tail is not None:
             file.seek(_tail_offset(path, tail))

@@ -221,6 +221,7 @@ class Monitor:
         self._attachment: Attachment | None = None
         self._warnings: list[str] = []
         self._started_at = 0.0
+        self._mounts = -1
 
     def run(self) -> None:
         """Everything. Never raises."""
@@ -265,6 +266,7 @@ class Monitor:
 
     def _while_mounting(self, process: Process) -> None:
         self._process = process
+        self._mounts = os.open(f"/proc/{process.pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         self._started_at = time.time()
         state = {
             "monitor": identity(os.getpid()),
@@ -313,6 +315,7 @@ class Monitor:
         self._release(recovery.Status(code, error=text, finished_at=time.time()))
         self._tell(frames.FAILED, _json(failure=type(error).__name__, text=text))
         self._hang_up()
+        self._let_go_of_mounts()
 
     # ── the streams ──────────────────────────────────────────────────────────────────────────────────
 
@@ -447,6 +450,13 @@ class Monitor:
         self._release(status)
         self._tell(frames.EXITED, _json(exit_code=exit_code, oom_killed=oom_killed))
         self._hang_up()
+        self._let_go_of_mounts()
+
+    def _let_go_of_mounts(self) -> None:
+        # The end of an overlay syncs the whole file system below it. Held by us until now, that happens after
+        # everything else and keeps nobody waiting, instead of holding up the news that the process has ended.
+        if self._mounts >= 0:
+            _fs.close_elsewhere(self._mounts)
 
     def _release(self, status: recovery.Status) -> None:
         if self._attachment is not None:
