@@ -95,6 +95,7 @@ def test_who_is_not_root_is_told_so(checkout: Path) -> None:
     assert not (checkout / ".venv").exists()
 
 
+@needs("root", "program:setpriv")
 def test_who_is_not_root_gets_what_needs_no_root(ready: Path) -> None:
     os.utime(ready / ".venv" / "ready", (0, 0))
     if subprocess.run([*NOBODY, "test", "-r", sys.prefix], check=False).returncode:
