@@ -10,8 +10,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
     from poc.engine import Engine as Engine
     from poc.engine.containers import Container as Container
     from poc.engine.containers import RunResult as RunResult
+
+__version__ = "0.1.0"
 
 _MODULES = ("cgroups", "errors", "namespaces", "net", "rootfs")
 _NAMES = {"Engine": "poc.engine", "Container": "poc.engine.containers", "RunResult": "poc.engine.containers"}

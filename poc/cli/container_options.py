@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from poc.cli.parse import Args
     from poc.engine import Engine
-    from poc.engine.container import Container
+    from poc.engine.containers import Container
 
 # The key of each is the library's keyword.
 ENGINE_OPTIONS = (
@@ -173,7 +173,16 @@ def _create(engine: Engine, image: str, command: list[str], keywords: dict[str, 
     except ImageNotFound:
         if pull == "never" or image not in ("ubuntu", "ubuntu:latest"):
             raise
-    from poc.cli.commands.init import make
-
-    make(engine)
+    _make_ubuntu(engine)
     return engine.containers.create(image, command, **keywords)
+
+
+def _make_ubuntu(engine: Engine) -> None:
+    import sys
+
+    from poc.cli.output import progress
+
+    with progress() as report:
+        image = engine.images.make_base(progress=report)
+    if image.note:
+        print(image.note, file=sys.stderr)

@@ -52,6 +52,7 @@ POC = Command(
 def main(words: list[str] | None = None) -> int:
     """Run a command line (``sys.argv``'s by default) and return its exit code."""
     words = sys.argv[1:] if words is None else words
+    _open_streams()
     if "_POC_COMPLETE" in os.environ:
         return _explain([], [])
     try:
@@ -99,8 +100,6 @@ def _run(verb: str, module: ModuleType, args: Args, debug: bool) -> int:
     """Run a verb; whatever it raises becomes one line and an exit code."""
     if module.COMMAND.root and os.geteuid():
         return _fail(PocError(f"poc {verb} needs root's rights; try: sudo poc {verb} …"), 125)
-    # Any byte can be in a label or a command; what came in as a surrogate goes out as the byte it was.
-    sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
     try:
         code: int = module.run(args)
         sys.stdout.flush()
@@ -108,13 +107,34 @@ def _run(verb: str, module: ModuleType, args: Args, debug: bool) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # The reader has left. Python's own flush at exit must not fail on the pipe once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _drop_output()
         return 141
     except Exception as error:
+        _drop_output()
         if debug:
             raise
         return _fail(error, _exit_code(error, module.COMMAND))
+
+
+def _open_streams() -> None:
+    """Streams that the caller closed lead nowhere; left closed, the next file to be opened would be stdout."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+    # Any byte can be in a label or a command; what came in as a surrogate goes out as the byte it was.
+    sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
+
+
+def _drop_output() -> None:
+    """Python flushes stdout once more when it ends: what could not be written must not fail a second time."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _exit_code(error: Exception, command: Command) -> int:

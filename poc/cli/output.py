@@ -1,13 +1,14 @@
-"""What a person reads: tables, ages, sizes, errors, in docker's words. The functions are pure but for `complain`."""
+"""What a person reads: tables, ages, sizes, errors and progress, in docker's words."""
 
 from __future__ import annotations
 
 import os
 import sys
+from contextlib import contextmanager
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import Any, TextIO
 
 _BOLD, _RED = "1", "31"
@@ -23,7 +24,24 @@ def complain(error: object, prefix: str = "Error") -> None:
         error = f"unexpected {type(error).__name__}: {error} (poc --debug … shows where)"
     line = " ".join(str(error).split())
     line = line if line.isprintable() else line.encode("unicode_escape").decode()
-    print(f"{paint(prefix, _RED, sys.stderr)}: {line}", file=sys.stderr)
+    try:
+        print(f"{paint(prefix, _RED, sys.stderr)}: {line}", file=sys.stderr)
+    except OSError:
+        pass  # nobody listens; the exit code still tells
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str, int, int], object] | None]:
+    """What long calls of the library take to report to: a bar on stderr, or None where that is no terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda text, done, total: bar.update(task, description=text, completed=done, total=total or None)
 
 
 def paint(text: str, colour: str, stream: TextIO) -> str:

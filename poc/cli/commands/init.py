@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-
+from poc.cli.output import progress
 from poc.cli.parse import VALUE, Args, Command, Option
 from poc.engine import Engine
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
 
 SOURCES = ("registry", "bootstrap", "tar", "dir", "docker")
 
@@ -33,19 +28,8 @@ COMMAND = Command(
 
 def run(args: Args) -> int:
     argument = args.arguments[0] if args.arguments else None
-    print(make(Engine(args.root), args.source, argument))
+    with progress() as report:
+        notes = Engine(args.root).init(args.source, argument, report)
+    for line in notes:
+        print(line)
     return 0
-
-
-def make(engine: Engine, source: str | None = None, argument: str | None = None) -> Any:
-    """`Engine.init`, with a progress bar on a terminal. Running it again repairs, or does nothing."""
-    if not sys.stderr.isatty():
-        return engine.init(source, argument)
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=None)
-        return engine.init(
-            source, argument, lambda text, done, total: bar.update(task, description=text, completed=done, total=total)
-        )

@@ -25,7 +25,8 @@ _WARNING = """This removes
 def run(args: Args) -> int:
     if not args.force:
         _confirm(args.images)
-    print(Engine(args.root).prune(images=args.images))
+    for line in Engine(args.root).prune(images=args.images):
+        print(line)
     return 0
 
 

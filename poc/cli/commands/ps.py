@@ -64,9 +64,13 @@ def _select(engine: Engine, args: Args) -> Iterator[Mapping[str, Any]]:
         except ImageNotFound:
             return None
 
-    containers = [container.attrs for container in engine.containers.list(all=everything)]
-    containers.sort(key=lambda attrs: attrs["Created"], reverse=True)
-    return (attrs for attrs in containers[:last] if matches(attrs, filters, image_id))
+    for container in engine.containers.list(all=everything)[:last]:
+        try:
+            attrs = container.attrs
+        except FileNotFoundError:
+            continue  # removed since it was listed
+        if matches(attrs, filters, image_id):
+            yield attrs
 
 
 def row(attrs: Mapping[str, Any], full: bool = False) -> dict[str, str]:

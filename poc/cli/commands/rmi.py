@@ -16,4 +16,9 @@ COMMAND = Command(
 
 def run(args: Args) -> int:
     images = Engine(args.root).images
-    return each(args.arguments, lambda name: images.remove(name, force=args.force))
+
+    def remove(name: str) -> str:
+        references, ids = images.remove(name, force=args.force)
+        return "\n".join([*(f"Untagged: {reference}" for reference in references), *(f"Deleted: {id}" for id in ids)])
+
+    return each(args.arguments, remove)

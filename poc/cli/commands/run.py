@@ -5,6 +5,11 @@ from __future__ import annotations
 from poc.cli.container_options import CONTAINER_OPTIONS, create
 from poc.cli.parse import FLAG, Args, Command, Option
 from poc.engine import Engine
+from poc.errors import ContainerNotFound
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from poc.engine.containers import Container
 
 COMMAND = Command(
     arguments="IMAGE [COMMAND] [ARG...]",
@@ -18,11 +23,22 @@ COMMAND = Command(
 
 def run(args: Args) -> int:
     container = create(Engine(args.root), args)
-    if args.detach:
-        container.start()
+    try:
+        session = container.start(attach=not args.detach)
+    except BaseException:
+        _remove(container)
+        raise
+    if session is None:
         print(container.id)
         return 0
-    session = container.start(attach=True)
     from poc.cli.terminal import attach
 
     return attach(session, stdin=args.stdin_open, tty=args.tty)
+
+
+def _remove(container: Container) -> None:
+    """What could not be started is not left behind."""
+    try:
+        container.remove(force=True)
+    except ContainerNotFound:
+        pass  # --rm was faster

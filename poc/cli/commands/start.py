@@ -27,5 +27,6 @@ def run(args: Args) -> int:
     from poc.cli.terminal import attach
 
     container = engine.containers.get(args.arguments[0])
-    tty = container.attrs["Config"]["Tty"]
-    return attach(container.start(attach=True), stdin=args.interactive, tty=tty)
+    session = container.start(attach=True)
+    assert session is not None
+    return attach(session, stdin=args.interactive, tty=container.config.tty)
