@@ -314,7 +314,7 @@ class Container:
 
         Raises Conflict when it runs already, and what kept the program from running.
         """
-        session = Session(monitor.launch(self._engine, self, self._claim()))
+        session = Session(monitor.launch(self._engine, self, self._claim(), attach))
         try:
             session.wait_started()
         except BaseException:

@@ -60,23 +60,26 @@ _BACKLOG = 1 << 18  # bytes that may wait for a slow reader before the container
 _LAST_OUTPUT = 2.0  # seconds to wait for the end of output that a process elsewhere holds open
 
 
-def launch(engine: Engine, container: Container, lock: Lock) -> socket.socket:
+def launch(engine: Engine, container: Container, lock: Lock, attached: bool) -> socket.socket:
     """Fork the monitor of a container whose lock is held; the lock is the monitor's from here on.
 
+    ``attached``: the caller stays, and the container's stdin ends when the caller does.
     Returns the stream socket on which it says STARTED or FAILED first (`poc.engine.frames`).
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     child = os.fork()
     if child == 0:
         # Twice, so that it is nobody's child: the caller may be a program with children of its own.
-        run_and_exit(lambda: _detach(engine, container, lock, ours, theirs))
+        run_and_exit(lambda: _detach(engine, container, lock, ours, theirs, attached))
     theirs.close()
     lock.release()
     os.waitpid(child, 0)
     return ours
 
 
-def _detach(engine: Engine, container: Container, lock: Lock, ours: socket.socket, theirs: socket.socket) -> None:
+def _detach(
+    engine: Engine, container: Container, lock: Lock, ours: socket.socket, theirs: socket.socket, attached: bool
+) -> None:
     os.setsid()
     if os.fork() != 0:
         return
@@ -88,7 +91,7 @@ def _detach(engine: Engine, container: Container, lock: Lock, ours: socket.socke
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     prctl.set_name("poc-monitor")
-    Monitor(engine, container, Connection(theirs)).run()
+    Monitor(engine, container, Connection(theirs), attached=attached).run()
 
 
 def run_here(engine: Engine, container: Container, lock: Lock, stdin: bytes | None) -> Collector:
@@ -206,12 +209,18 @@ class Monitor:
     """Starts a container, carries its streams, waits for its end and clears up."""
 
     def __init__(
-        self, engine: Engine, container: Container, client: Connection | Collector, stdin: bytes | None = None
+        self,
+        engine: Engine,
+        container: Container,
+        client: Connection | Collector,
+        stdin: bytes | None = None,
+        attached: bool = True,
     ) -> None:
         self._engine = engine
         self._container = container
         self._config = container.config
         self._client: Connection | Collector | None = client
+        self._attached = attached
         self._outputs: dict[int, tuple[str, int]] = {}
         self._stdin = -1
         self._input = bytearray(stdin or b"")
@@ -427,8 +436,8 @@ class Monitor:
 
     def _drop_client(self) -> None:
         self._hang_up()
-        # docker's StdinOnce: with its first client gone nobody can write to it any more
-        self._stdin_ended = True
+        # docker's StdinOnce: with the client it was made for gone, nobody can write to it any more
+        self._stdin_ended = self._stdin_ended or self._attached
 
     def _hang_up(self) -> None:
         if self._client is not None:
