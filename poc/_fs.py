@@ -177,4 +177,4 @@ def close_elsewhere(fd: int) -> None:
     near, far = socket.socketpair()
     with near, far:
         socket.send_fds(near, [b"-"], [far.fileno(), fd])
-    os.close(fd)
+        os.close(fd)  # while the other copy is certainly on its way

@@ -1,6 +1,6 @@
 """The end of a container, however it came: the same steps for the monitor's orderly one and for a killed one.
 
-All that a run makes is named after the container's id (cgroup ``poc/<id>``, its link, its leases, its
+All that a run makes is named after the container's id (cgroup ``poc-<id>``, its link, its leases, its
 directory in <run>), so whoever finds that directory without a living monitor can finish.
 """
 
@@ -47,7 +47,7 @@ class Status:
 
 def cgroup_path(id: str) -> str:
     """Where a container's cgroup is, below the root of each hierarchy."""
-    return f"poc/{id}"
+    return f"poc-{id}"
 
 
 def conclude(engine: Engine, id: str, status: Status, remove: bool) -> None:
