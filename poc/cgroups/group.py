@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 # Enabled on v2 for every group, so that its use is counted; the others (cpuset, hugetlb …) when they are asked for.
 _COUNTED = ("cpu", "io", "memory", "pids")
 _RACES = 100
-_PATIENCE, _REMOVAL = 5.0, 2.0  # seconds
+_PATIENCE, _REMOVAL, _GRACE = 5.0, 2.0, 0.1  # seconds
+_ENDLESS = 1 << 63
 _GONE = (errno.ENOENT, errno.ENODEV)  # a cgroup's file, when the group goes while it is open
 
 
@@ -101,11 +102,14 @@ class Cgroup:
 
         Raises InvalidArgument, Unsupported or Conflict (less memory than is in use), naming the file and the reason.
         """
-        refused = [setting for setting in plan(resources, self._hierarchies) if not self._try(setting)]
+        settings = plan(resources, self._hierarchies)
+        refused = [setting for setting in settings if not self._try(setting)]
         # Some limits bound each other: memory and memory with swap, a quota and its period. Which one must go
         # first depends on what stands there, so what was refused has its second try after the others.
         for setting in refused:
             self._write(setting)
+        if any(setting.file == "memory.low" for setting in settings):
+            self._protect()
 
     def _try(self, setting: Setting) -> bool:
         try:
@@ -136,6 +140,19 @@ class Cgroup:
         if root is None:
             raise Unsupported(f"{controller}: this host has no such cgroup controller")
         return f"{root}/{self.path}"
+
+    def _protect(self) -> None:
+        """Give the groups above as much memory.low as those below them have together: more than they have, no one gets.
+
+        Only ever raised, because it may be somebody's setting; it ends with the parent (admin-guide/cgroup-v2.rst).
+        """
+        path = os.path.dirname(self.path)
+        while path:
+            directory = f"{self._hierarchies.unified}/{path}"
+            wanted = sum(map(_memory_low, _children(directory)))
+            if wanted > _memory_low(directory):
+                _fs.write_text(f"{directory}/memory.low", "max" if wanted >= _ENDLESS else str(wanted))
+            path = os.path.dirname(path)
 
     def allow_devices(self, rules: Iterable[Mapping[str, Any]]) -> None:
         """Put OCI ``linux.resources.devices`` into force, in place of the rules there before.
@@ -200,10 +217,10 @@ class Cgroup:
         """
         if os.getpid() in self.pids():
             raise Conflict(f"kill {self.path}: the calling process is in this cgroup itself")
-        deadline = time.monotonic() + _PATIENCE
-        at_once = self._kill_at_once()
-        while (pids := self.pids()) and time.monotonic() < deadline:
-            if not at_once:
+        start = time.monotonic()
+        one_by_one = start + (_GRACE if self._kill_at_once() else 0)
+        while (pids := self.pids()) and time.monotonic() < start + _PATIENCE:
+            if time.monotonic() >= one_by_one:  # also who is in a v1 hierarchy alone
                 self._kill_each(pids)
             time.sleep(0.001)
 
@@ -309,6 +326,14 @@ class Cgroup:
             _remove(f"{root}/{self.path}", deadline)
             if parents:
                 _remove_empty(root, os.path.dirname(self.path))
+
+
+def _memory_low(directory: str) -> int:
+    try:
+        text = _fs.read_text(f"{directory}/memory.low")
+    except FileNotFoundError:
+        return 0  # removed meanwhile, or no memory controller there
+    return _ENDLESS if text == "max" else int(text)
 
 
 def _enable(root: str, directory: str, controllers: list[str]) -> None:
