@@ -51,6 +51,12 @@ class Station:
         return subprocess.run(nsenter, pass_fds=[self.fd], capture_output=True, text=True, check=True).stdout
 
 
+@pytest.fixture(autouse=True)
+def no_router(own_network: None) -> None:
+    """A new network namespace takes the first one's settings over, and that may be a router."""
+    _fs.write_text("/proc/sys/net/ipv4/ip_forward", "0")
+
+
 @pytest.fixture
 def stations(own_network: None) -> Iterator[list[Station]]:
     """Twenty namespaces to attach; their ends on the host go with them."""
@@ -95,7 +101,7 @@ def listener(address: str = "") -> socket.socket:
     return socket.create_server((address, 7), backlog=64)
 
 
-def connects(address: str, server: socket.socket, timeout: float = 2) -> str | None:
+def connects(address: str, server: socket.socket, timeout: float = 10) -> str | None:
     """The address that ``server`` sees a TCP connection come from; None when there comes none in time."""
     with socket.socket() as client:
         client.settimeout(timeout)
@@ -138,10 +144,10 @@ def sees_outside(station: Station, outside: int) -> str | None:
     with inside_process(outside):
         server = listener()
     with server, inside(station.fd):
-        return connects(OUTSIDE_ADDRESS, server, timeout=0.5)
+        return connects(OUTSIDE_ADDRESS, server)
 
 
-def hears_from(station: Station, outside: int) -> bool:
+def hears_from(station: Station, outside: int, timeout: float = 0.3) -> bool:
     """Whether a datagram of a station gets to the world, with or without a way back."""
     with inside_process(outside):
         world = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -149,11 +155,11 @@ def hears_from(station: Station, outside: int) -> bool:
     with inside(station.fd):
         sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     with world, sender:
-        world.settimeout(0.2)
-        sender.sendto(b"", (OUTSIDE_ADDRESS, 7))
+        world.settimeout(timeout)
         try:
+            sender.sendto(b"", (OUTSIDE_ADDRESS, 7))
             world.recv(1)
-        except TimeoutError:
+        except OSError:
             return False
         return True
 
@@ -199,7 +205,7 @@ def test_the_outside_sees_the_host(stations: list[Station], bridge: net.Bridge, 
     station.run(f"ip route replace default via {bridge.gateway} src 203.0.113.9")
     assert not hears_from(station, outside)
     station.run(f"ip route replace default via {bridge.gateway}")
-    assert hears_from(station, outside)
+    assert hears_from(station, outside, timeout=10)
     # The world knows a way to the containers, and still can't open a connection to one.
     with inside(station.fd):
         server = listener()
@@ -222,21 +228,20 @@ def test_internal_stays_inside(stations: list[Station], bridge: net.Bridge, outs
         assert connects(open_one.address, server) == internal.address
     assert internal.run("ip route show default") == ""
     assert shell("ip -6 address show dev pocbr0") == "", "no way to the host beside the rules"
-    assert sees_outside(internal, outside) is None
+    assert not hears_from(internal, outside)
     # Who may configure the interface gives itself a default route, then an address of the other half.
     for address in ("10.209.128.2", "10.209.0.99"):
         internal.run("ip address flush dev eth0")
         internal.run(f"ip address add {address}/16 dev eth0")
         internal.run(f"ip route add default via {bridge.gateway}")
         assert not hears_from(internal, outside)
-        assert sees_outside(internal, outside) is None
     with inside(internal.fd):
         assert connects(open_one.address, server, timeout=0.3) is None
     with inside(open_one.fd):
         assert connects("10.209.0.99", server, timeout=0.3) is None
     assert "lladdr" not in open_one.run("ip neighbour show 10.209.0.99"), "its claim to the address is not heard"
     assert sees_outside(open_one, outside) == UPLINK_ADDRESS
-    assert hears_from(open_one, outside)
+    assert hears_from(open_one, outside, timeout=10)
     server.close()
     bridge.remove()
     assert "poc" not in shell("nft list ruleset")
@@ -417,7 +422,7 @@ def test_another_firewall_is_named_only_when_it_blocks(
     assert bridge.blocked_by() == ["nftables table inet wall chain gate (policy drop)"]
     (warning,) = stations[0].attach(bridge, "10.209.0.2")
     assert "pocbr0 do not reach the outside: nftables table inet wall chain gate (policy drop) drops" in warning
-    assert sees_outside(stations[0], outside) is None
+    assert not hears_from(stations[0], outside)
     shell("nft add rule inet wall gate iifname pocbr0 accept")
     shell("nft add rule inet wall gate ct state established accept")
     assert stations[1].attach(bridge, "10.209.0.3") == []
@@ -428,7 +433,7 @@ def test_another_firewall_is_named_only_when_it_blocks(
     shell("nft add rule inet wall gate reject")
     (warning,) = stations[2].attach(bridge, "10.209.0.4")
     assert "nftables table inet wall chain gate drops what pocbr0 forwards" in warning
-    assert sees_outside(stations[2], outside) is None
+    assert not hears_from(stations[2], outside)
     wall = shell("nft list table inet wall")
     bridge.remove()
     assert shell("nft list ruleset") == wall
@@ -487,14 +492,14 @@ def test_next_to_docker(stations: list[Station], bridge: net.Bridge, outside: in
     with docker(f"{run_directory}/docker"):
         assert forward_policy() == "drop"
         bare = shell("iptables -S")
-        assert sees_outside(early, outside) is None, "Docker drops what it does not know"
+        assert not hears_from(early, outside), "Docker drops what it does not know"
         assert late.attach(bridge, "10.209.0.3") == []
         for station in (early, late):
             assert sees_outside(station, outside) == UPLINK_ADDRESS
         passed = shell("iptables -S DOCKER-USER")
         assert internal.attach(bridge, "10.209.128.2", internal=True) == []
         internal.run(f"ip route add default via {bridge.gateway}")
-        assert sees_outside(internal, outside) is None
+        assert not hears_from(internal, outside)
         bridge.ensure()
         assert shell("iptables -S DOCKER-USER") == passed, "rules are not repeated"
         shell("iptables -F DOCKER-USER")
