@@ -23,9 +23,8 @@ def prune(engine: Engine, images: bool = False) -> list[str]:
             removed.append(f"container {container.id}")
         except ContainerNotFound:
             pass  # --rm was faster
-    if os.path.exists(f"{engine.paths.data}/networks/bridge.json"):
-        removed.append(f"network {engine.networks.bridge().name}")
-        engine.networks.remove()
+    if engine.networks.exist():
+        removed.append(f"network {engine.networks.remove()}")
     if images:
         removed += _remove_images(engine)
     _remove_state(engine, images)
