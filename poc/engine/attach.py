@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _CHUNK = 1 << 16
+_BACKLOG = 4  # frames that may wait for the monitor before stdin is left alone
 
 
 class Exit:
@@ -34,10 +35,13 @@ class Exit:
 class Session:
     """A connection to a monitor."""
 
-    __slots__ = ("_decoder", "_pending", "_socket", "warnings")
+    __slots__ = ("_decoder", "_flushing", "_outgoing", "_pending", "_socket", "_wake", "warnings")
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._outgoing: list[bytes] = []
+        self._flushing = False
         self._decoder = frames.Decoder()
         self._pending: list[tuple[int, bytes]] = []
         self.warnings: list[str] = []
@@ -53,7 +57,10 @@ class Session:
         self.warnings = json.loads(payload)["warnings"]
 
     def _receive(self) -> bool:
-        data = self._socket.recv(_CHUNK)
+        try:
+            data = self._socket.recv(_CHUNK)
+        except ConnectionResetError:
+            data = b""  # a monitor that was killed had not read all we sent
         self._pending.extend(self._decoder.feed(data))
         return bool(data)
 
@@ -66,10 +73,26 @@ class Session:
         self._send(frames.message(frames.SIGNAL, number=number))
 
     def _send(self, data: bytes) -> None:
+        """Say one thing whenever the monitor takes it; also from a signal handler, in the middle of another frame."""
+        self._outgoing.append(data)
+        os.eventfd_write(self._wake, 1)
+        self._flush()
+
+    def _flush(self) -> None:
+        if self._flushing:
+            return  # this is a signal handler: what it interrupted goes on with our frame
+        self._flushing = True
         try:
-            self._socket.sendall(data)
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # the container ended; reading on tells how
+            while self._outgoing:
+                sent = self._socket.send(self._outgoing[0])
+                rest = self._outgoing[0][sent:]
+                self._outgoing[:1] = [rest] if rest else []
+        except BlockingIOError:
+            pass  # the rest when the monitor has read
+        except OSError:
+            self._outgoing.clear()  # the container ended; reading on tells how
+        finally:
+            self._flushing = False
 
     def run(self, stdin: int | None, stdout: int, stderr: int) -> Exit | None:
         """Carry bytes both ways until the container ends. None when its monitor was killed.
@@ -77,21 +100,29 @@ class Session:
         A stdout that nobody reads any more is written to no longer; the container goes on.
         """
         outputs: dict[int, int] = {frames.STDOUT: stdout, frames.STDERR: stderr}
-        poller = select.poll()
-        poller.register(self._socket, select.POLLIN)
-        if stdin is not None:
-            poller.register(stdin, select.POLLIN)
+        self._socket.setblocking(False)
         while True:
             for kind, payload in self._take():
                 if kind == frames.EXITED:
                     return Exit(**json.loads(payload))
                 _write(outputs, kind, payload)
-            for fd, _ in poller.poll():
+            self._flush()
+            for fd, events in self._poll(stdin):
                 if fd == stdin:
-                    if not self._forward(fd):
-                        poller.unregister(fd)
-                elif not self._receive():
+                    stdin = fd if self._forward(fd) else None
+                elif fd == self._wake:
+                    os.eventfd_read(fd)
+                elif events & ~select.POLLOUT and not self._receive():
                     return None
+
+    def _poll(self, stdin: int | None) -> list[tuple[int, int]]:
+        poller = select.poll()
+        poller.register(self._wake, select.POLLIN)
+        poller.register(self._socket, select.POLLIN | (select.POLLOUT if self._outgoing else 0))
+        # Never wait for the monitor to read: it may be waiting for us to.
+        if stdin is not None and len(self._outgoing) < _BACKLOG:
+            poller.register(stdin, select.POLLIN)
+        return poller.poll()
 
     def _take(self) -> list[tuple[int, bytes]]:
         taken, self._pending = self._pending, []
@@ -108,6 +139,7 @@ class Session:
     def close(self) -> None:
         """Let go; the container runs on."""
         self._socket.close()
+        os.close(self._wake)
 
 
 def _write(outputs: dict[int, int], kind: int, payload: bytes) -> None:

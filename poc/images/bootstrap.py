@@ -18,9 +18,9 @@ import errno
 import fcntl
 import os
 import re
+import select
 import shutil
 import subprocess
-import tempfile
 from collections import deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -44,6 +44,7 @@ SOURCES = (*IN_ORDER, "tar", "dir")
 _KEYS = os.path.join(os.path.dirname(__file__), "keys")  # Ubuntu's: 2018, fingerprint …871920D1991BC93C
 _APT_HELPER = "/usr/lib/apt/apt-helper"
 _REACH_SECONDS = 4
+_LISTEN_SECONDS, _PATIENCE_SECONDS = 3, 600
 _STEPS = 400  # Get, Unpacking and Setting up of some 130 packages: an estimate, apt knows their number only late
 _STEP = re.compile(r"Get:|Unpacking |Setting up ")
 
@@ -180,20 +181,21 @@ def _from_bootstrap(store: Store, progress: Progress) -> Image:
     _need("mmdebstrap", "apt-get install mmdebstrap")
     reasons: list[str] = []
     for find in (_ubuntu_archive, _host_archive):
+        _tell(progress, "looking for an archive of packages")
         try:
-            _tell(progress, "looking for an archive of packages")
-            found = find()
-            return _bootstrap(store, found, ", ".join(reasons) or f"made from {found.name}", progress)
+            with store.work() as work:
+                found = find(work)
+                return _bootstrap(store, work, found, ", ".join(reasons) or f"made from {found.name}", progress)
         except _Unavailable as reason:
             reasons.append(str(reason))
     raise _Unavailable(", ".join(reasons))
 
 
-def _ubuntu_archive() -> _Archive:
+def _ubuntu_archive(work: Work) -> _Archive:
     intel = os.uname().machine in ("x86_64", "i686")
     main, security, path = ("archive", "security", "ubuntu") if intel else ("ports", "ports", "ubuntu-ports")
     # 833 bytes that are always there
-    if not _reachable(f"http://{main}.ubuntu.com/{path}/dists/{RELEASE}/Release.gpg"):
+    if not _reachable(f"http://{main}.ubuntu.com/{path}/dists/{RELEASE}/Release.gpg", work.path):
         raise _Unavailable("Ubuntu's archive could not be reached")
     lines = [
         f"deb http://{host}.ubuntu.com/{path} {RELEASE}{pocket} main universe"
@@ -202,27 +204,27 @@ def _ubuntu_archive() -> _Archive:
     return _Archive("Ubuntu's archive", RELEASE, lines, (f"--keyring={_KEYS}",))
 
 
-def _reachable(url: str) -> bool:
+def _reachable(url: str, directory: str) -> bool:
     """Whether apt, through the proxies and with the certificates it has on this host, gets at a file within seconds."""
     options = ["-oAPT::Sandbox::User=root", "-oAcquire::Retries=0"]
     options += [f"-oAcquire::{kind}::Timeout={_REACH_SECONDS}" for kind in ("http", "https")]
-    with tempfile.TemporaryDirectory() as directory:
-        command = (_APT_HELPER, *options, "download-file", url, os.path.join(directory, "file"))
-        try:
-            result = subprocess.run(command, capture_output=True, timeout=2 * _REACH_SECONDS, check=False)
-        except (subprocess.TimeoutExpired, FileNotFoundError):
-            return False
+    command = (*_CONFINED, _APT_HELPER, *options, "download-file", url, os.path.join(directory, "probe"))
+    try:
+        result = subprocess.run(command, capture_output=True, timeout=2 * _REACH_SECONDS, check=False)
+    except (subprocess.TimeoutExpired, FileNotFoundError):
+        return False
     return result.returncode == 0
 
 
-def _host_archive() -> _Archive:
+def _host_archive(_: Work) -> _Archive:
     """The apt sources of this host, as far as its own distribution is in them: third parties' stay outside."""
     system = content.os_release(_fs.read_text("/etc/os-release"))
     release = system.get("VERSION_CODENAME", "")
-    listing = _output("apt-get", "indextargets", "--format", "$(RELEASE)\t$(SOURCESENTRY)", "Created-By: Packages")
+    wanted = ("--format", "$(RELEASE)\t$(SOURCESENTRY)", "Created-By: Packages")
     files: dict[str, None] = {}
-    for line in listing.splitlines():
-        suite, _, entry = line.partition("\t")
+    # apt's own reading of its sources; --no-release-info: also where nothing has been fetched yet
+    for line in _output("apt-get", "indextargets", "--no-release-info", *wanted).splitlines():
+        suite, entry = line.split("\t")
         if release and suite.partition("/")[0].partition("-")[0] == release:
             files[entry.rpartition(":")[0]] = None
     if not files:
@@ -232,13 +234,12 @@ def _host_archive() -> _Archive:
     return _Archive("this host's apt sources", release, list(files), [f"--hook-dir={_MERGED_USR}"] if merge else [])
 
 
-def _bootstrap(store: Store, found: _Archive, note: str, progress: Progress) -> Image:
-    with store.work() as work:
-        rootfs = work.rootfs()
-        _run_mmdebstrap(work, rootfs, found, progress)
-        _tell(progress, "storing the image", _STEPS)
-        _finish(rootfs)
-        return store.adopt(rootfs, archive.digest_of(rootfs), NAME, source="bootstrap", note=note)
+def _bootstrap(store: Store, work: Work, found: _Archive, note: str, progress: Progress) -> Image:
+    rootfs = work.rootfs()
+    _run_mmdebstrap(work, rootfs, found, progress)
+    _tell(progress, "storing the image", _STEPS)
+    _finish(rootfs)
+    return store.adopt(rootfs, archive.digest_of(rootfs), NAME, source="bootstrap", note=note)
 
 
 def _run_mmdebstrap(work: Work, rootfs: str, found: _Archive, progress: Progress) -> None:
@@ -250,17 +251,14 @@ def _run_mmdebstrap(work: Work, rootfs: str, found: _Archive, progress: Progress
         *(*found.options, found.release, rootfs, *found.sources),
     )
     with _quiet_process(command, work.fd) as process:
-        last = _follow(process, progress)
+        last = _follow(process, work.path, progress)
     if process.returncode:
-        full = next((line for line in last if "No space left on device" in line), None)
-        if full:
-            raise OSError(errno.ENOSPC, f"mmdebstrap: {full}")
         complaint = next((line for line in last if line.startswith("E: ")), last[-1] if last else "it was killed")
         raise _Unavailable(f"mmdebstrap failed on {found.name}: {complaint.removeprefix('E: ')}")
 
 
 @contextmanager
-def _quiet_process(command: Sequence[str], keep: int) -> Iterator[subprocess.Popen[str]]:
+def _quiet_process(command: Sequence[str], keep: int) -> Iterator[subprocess.Popen[bytes]]:
     """A process whose standard error is read; killed, with all it started, when the `with` ends early."""
     environment = {name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")}
     environment |= {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
@@ -272,8 +270,6 @@ def _quiet_process(command: Sequence[str], keep: int) -> Iterator[subprocess.Pop
         pass_fds=(keep,),
         umask=0o022,
         env=environment,
-        encoding="utf-8",
-        errors="replace",
     ) as process:
         try:
             yield process
@@ -284,18 +280,46 @@ def _quiet_process(command: Sequence[str], keep: int) -> Iterator[subprocess.Pop
             raise
 
 
-def _follow(process: subprocess.Popen[str], progress: Progress) -> list[str]:
-    """Report progress from mmdebstrap's messages until it ends; its last lines."""
-    assert process.stderr
+def _follow(process: subprocess.Popen[bytes], place: str, progress: Progress) -> list[str]:
+    """Report progress from mmdebstrap's messages until it ends; its last lines. Raises OSError for a full disk."""
     last: deque[str] = deque(maxlen=100)
     text, done = "bootstrapping", 0
-    for line in process.stderr:
-        last.append(line.strip())
+    for line in _lines(process, place):
+        if "No space left on device" in line:
+            raise OSError(errno.ENOSPC, f"mmdebstrap: {line.removeprefix('E: ')}")
+        last.append(line)
         if line.startswith("I: ") and "/" not in line:
-            text = last[-1].removeprefix("I: ").rstrip(".")
+            text = line.removeprefix("I: ").rstrip(".")
         done += bool(_STEP.match(line))
         _tell(progress, text, min(done, _STEPS - 1))
     return list(last)
+
+
+def _lines(process: subprocess.Popen[bytes], place: str) -> Iterator[str]:
+    """What a process writes on standard error. Where the disk is full apt may hang instead of saying so."""
+    assert process.stderr
+    fd, rest, silence = process.stderr.fileno(), b"", 0
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    while True:
+        if not poll.poll(1000 * _LISTEN_SECONDS):
+            silence += _LISTEN_SECONDS
+            if _is_full(place):
+                raise OSError(errno.ENOSPC, f"mmdebstrap in {place}: No space left on device")
+            if silence >= _PATIENCE_SECONDS:
+                raise errors.PocError(f"mmdebstrap has said nothing for {silence} seconds")
+            continue
+        silence = 0
+        data = os.read(fd, 1 << 16)
+        if not data:
+            return
+        *lines, rest = (rest + data).split(b"\n")
+        yield from (line.decode("utf-8", "replace").strip() for line in lines)
+
+
+def _is_full(place: str) -> bool:
+    disk = os.statvfs(place)
+    return disk.f_bfree * disk.f_frsize < 1 << 20 or (disk.f_files > 0 and disk.f_ffree == 0)
 
 
 def _apt_configuration() -> str:
