@@ -97,7 +97,7 @@ def clone(names: Iterable[str], child: Callable[[], int | None], cgroup_fd: int 
     if cgroup_fd is not None:
         arguments.flags |= _CLONE_INTO_CGROUP
         arguments.cgroup = cgroup_fd
-    if len(os.listdir("/proc/self/task")) > 1:
+    if os.stat("/proc/self/task").st_nlink > 3:  # itself, its parent, and a directory for each thread
         return _clone_from_fork(arguments, child)
     pidfd = ctypes.c_int(-1)
     arguments.flags |= _CLONE_PIDFD

@@ -105,6 +105,14 @@ DEV_LINKS = (
     ("ptmx", "pts/ptmx"),
     ("core", "/proc/kcore"),
 )
+DEFAULT_DEVICES = (
+    ("null", 1, 3),
+    ("zero", 1, 5),
+    ("full", 1, 7),
+    ("random", 1, 8),
+    ("urandom", 1, 9),
+    ("tty", 5, 0),
+)
 _NULL_DEVICE = os.makedev(1, 3)
 
 
@@ -247,11 +255,7 @@ class Device:
         directory, name = os.path.split(self.path)
         parent = make_in_root(root_fd, directory)
         try:
-            try:
-                os.mknod(name, self.mode, self.rdev, dir_fd=parent)
-            except FileExistsError:
-                os.unlink(name, dir_fd=parent)
-                os.mknod(name, self.mode, self.rdev, dir_fd=parent)
+            _make_node(name, self.mode, self.rdev, parent)
             if self.uid or self.gid:
                 os.chown(name, self.uid, self.gid, dir_fd=parent, follow_symlinks=False)
         except OSError as error:
@@ -260,8 +264,41 @@ class Device:
             os.close(parent)
 
 
+class DefaultDevices:
+    """What every container has in /dev, asked for or not (config-linux.md, Default Devices, and runc's links)."""
+
+    __slots__ = ()
+
+    def apply(self, root_fd: int) -> None:
+        directory = make_in_root(root_fd, "/dev")
+        try:
+            for name, major, minor in DEFAULT_DEVICES:
+                _make_node(name, stat.S_IFCHR | 0o666, os.makedev(major, minor), directory)
+            for name, to in DEV_LINKS:
+                _make_link(name, to, directory)
+        except OSError as error:
+            raise OSError(error.errno, f"fill /dev: {_reason(error)}") from None
+        finally:
+            os.close(directory)
+
+
+def _make_node(name: str, mode: int, rdev: int, directory: int) -> None:
+    try:
+        os.mknod(name, mode, rdev, dir_fd=directory)
+    except FileExistsError:
+        os.unlink(name, dir_fd=directory)
+        os.mknod(name, mode, rdev, dir_fd=directory)
+
+
+def _make_link(name: str, to: str, directory: int) -> None:
+    try:
+        os.symlink(to, name, dir_fd=directory)
+    except FileExistsError:
+        pass  # an image with its own /dev, bind-mounted
+
+
 class Link:
-    """A symlink such as ``/dev/fd``; one that is there already stays."""
+    """A symlink; one that is there already stays."""
 
     __slots__ = ("path", "to")
 
@@ -273,9 +310,7 @@ class Link:
         directory, name = os.path.split(self.path)
         parent = make_in_root(root_fd, directory)
         try:
-            os.symlink(self.to, name, dir_fd=parent)
-        except FileExistsError:
-            pass  # an image with its own /dev, bind-mounted
+            _make_link(name, self.to, parent)
         finally:
             os.close(parent)
 
@@ -360,9 +395,8 @@ def plan(spec: Mapping[str, Any], hierarchies: Sequence[tuple[str, str, str]] = 
     steps: list[Step] = []
     for entry in spec.get("mounts", ()):
         steps.extend(_plan_mount(entry, hierarchies, _has_namespace(linux, "cgroup")))
-    steps.extend(Device(f"/dev/{name}", "c", major, minor) for name, major, minor in DEFAULT_DEVICES)
+    steps.append(DefaultDevices())
     steps.extend(_plan_device(entry) for entry in linux.get("devices", ()))
-    steps.extend(Link(f"/dev/{name}", to) for name, to in DEV_LINKS)
     return steps
 
 
@@ -374,17 +408,6 @@ def plan_protection(spec: Mapping[str, Any]) -> list[Step]:
     if spec.get("root", {}).get("readonly", False):
         steps.append(Remount("/", _libc.MOUNT_ATTR_RDONLY))
     return steps
-
-
-# Every container has these, whatever its configuration says (config-linux.md, Default Devices).
-DEFAULT_DEVICES = (
-    ("null", 1, 3),
-    ("zero", 1, 5),
-    ("full", 1, 7),
-    ("random", 1, 8),
-    ("urandom", 1, 9),
-    ("tty", 5, 0),
-)
 
 
 def _has_namespace(linux: Mapping[str, Any], kind: str) -> bool:

@@ -241,7 +241,10 @@ def _execute(init: Init) -> None:
     process = init.spec["process"]
     _libc.cloexec_from(3)
     for signum in _CATCHABLE:
-        signal.signal(signum, signal.SIG_DFL)  # execve keeps what is ignored, and Python and the monitor ignore some
+        if signal.getsignal(signum) == signal.SIG_IGN:
+            signal.signal(
+                signum, signal.SIG_DFL
+            )  # execve keeps what is ignored, and Python and the monitor ignore some
     if init.reaper:
         be_reaper()
     execute(process["args"], process.get("env", []))
