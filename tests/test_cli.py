@@ -12,6 +12,7 @@ import signal
 import struct
 import subprocess
 import termios
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -190,6 +191,26 @@ def test_signals_go_on_to_the_container(cli: CommandLine) -> None:
             assert process.stdout.readline() == name + b"\n"
         process.send_signal(signal.SIGUSR2)
         assert process.wait() == 7
+
+
+def test_signals_overtake_input_that_nobody_reads(cli: CommandLine) -> None:
+    script = f"trap 'exit 7' TERM; echo up; {QUIET_LOOP}"
+    flags = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with running(cli.start("run", "--rm", "-i", *ALONE, "busybox", "sh", "-c", script, **flags)) as process:
+        assert process.stdin is not None and process.stdout is not None
+        os.set_blocking(process.stdin.fileno(), False)
+        assert process.stdout.readline() == b"up\n"
+        full = 0
+        while full < 20:  # the pipe stays full: what poc takes from it has nowhere to go
+            try:
+                os.write(process.stdin.fileno(), bytes(1 << 16))
+            except BlockingIOError:
+                full += 1
+                time.sleep(0.05)
+            else:
+                full = 0
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 7
 
 
 @needs("cgroup:memory")

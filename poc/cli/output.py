@@ -60,7 +60,7 @@ def show(rows: Iterable[Mapping[str, Any]], columns: Sequence[tuple[str, str]], 
         import json
 
         for row in rows:
-            print(json.dumps(row, sort_keys=True))
+            print(json.dumps(row, sort_keys=True, separators=(",", ":")))
     elif format in (None, "table"):
         print(table([heading for heading, _ in columns], [[row[key] for _, key in columns] for row in rows]))
     else:
@@ -98,6 +98,13 @@ def age(time: str) -> str:
     from datetime import UTC, datetime
 
     return duration((datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds())
+
+
+def local_time(time: str) -> str:
+    """An RFC 3339 time as Go prints it: 2024-05-06 07:08:09 +0000 UTC."""
+    from datetime import datetime
+
+    return datetime.fromisoformat(time).astimezone().strftime("%Y-%m-%d %H:%M:%S %z %Z")
 
 
 def duration(seconds: float) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from poc.engine.attach import Exit, Session
+    from poc.engine.containers import Container
 
 # Left alone: what the kernel says to poc itself (its children, pipes and faults), and job control, which is
 # between the caller's shell and poc.
@@ -30,18 +31,21 @@ _NOT_PASSED_ON = {
 }
 
 
-def attach(session: Session, stdin: bool, tty: bool) -> int:
+def attach(container: Container, session: Session, stdin: bool, tty: bool) -> int:
     """Connect the caller's terminal or pipes with a container until it ends; returns its exit code.
 
     With a terminal at both ends, keys such as ctrl-c reach the container as bytes, and a signal to poc ends poc
     alone, the terminal restored. Otherwise signals go on to the container. Raises PocError if its monitor is killed.
     """
+    for warning in session.warnings:
+        complain(warning, prefix="Warning")
     raw = stdin and tty and os.isatty(0)
     handlers: dict[int, Callable[[int, FrameType | None], object]] = {}
     if raw:
         handlers = dict.fromkeys((signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT), _leave)
     else:
-        handlers = dict.fromkeys(_passed_on(), lambda number, _: session.signal(number))
+        # Not through the session: input that the container does not read would keep them waiting.
+        handlers = dict.fromkeys(_passed_on(), lambda number, _: _signal(container, number))
     if tty:
         handlers[signal.SIGWINCH] = lambda *_: _resize(session)
     previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
@@ -84,6 +88,13 @@ def _passed_on() -> list[int]:
         for number in signal.valid_signals() - _NOT_PASSED_ON
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
     ]
+
+
+def _signal(container: Container, number: int) -> None:
+    try:
+        container.kill(number)
+    except PocError:
+        pass  # it has just ended
 
 
 def _resize(session: Session) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from poc.cli.output import age, show, size
+from poc.cli.output import age, local_time, show, size
 from poc.cli.parse import FLAG, VALUE, Args, Command, Option
 from poc.engine import Engine
 
@@ -55,7 +55,7 @@ def rows(image: Image, full: bool = False) -> Iterator[dict[str, str]]:
             "Tag": tag,
             "ID": image.id if full else image.id.removeprefix("sha256:")[:12],
             "CreatedSince": f"{age(image.created)} ago",
-            "CreatedAt": image.created,
+            "CreatedAt": local_time(image.created),
             "Size": size(image.size),
             "AliasOf": image.distribution if alias else "",
         }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from poc.cli.output import age, ellipsis, quote, show
+from poc.cli.output import age, ellipsis, local_time, quote, show
 from poc.cli.parse import FLAG, INT, LIST, VALUE, Args, Command, Option
 from poc.engine import Engine
 from poc.engine.filters import matches, parse_filters
@@ -81,7 +81,7 @@ def row(attrs: Mapping[str, Any], full: bool = False) -> dict[str, str]:
         "ID": attrs["Id"] if full else attrs["Id"][:12],
         "Image": attrs["Config"]["Image"],
         "Command": quote(command if full else ellipsis(command, 20)),
-        "CreatedAt": _local_time(attrs["Created"]),
+        "CreatedAt": local_time(attrs["Created"]),
         "RunningFor": f"{created} ago",
         "Ports": "",
         "State": attrs["State"]["Status"],
@@ -106,10 +106,3 @@ def status(state: Mapping[str, Any]) -> str:
 
 def _command(path: str, arguments: list[str]) -> str:
     return " ".join([path, *(f"'{word}'" if " " in word else word for word in arguments)])
-
-
-def _local_time(text: str) -> str:
-    """As Go prints a time: 2024-05-06 07:08:09 +0000 UTC."""
-    from datetime import datetime
-
-    return datetime.fromisoformat(text).astimezone().strftime("%Y-%m-%d %H:%M:%S %z %Z")

@@ -33,7 +33,7 @@ def run(args: Args) -> int:
         return 0
     from poc.cli.terminal import attach
 
-    return attach(session, stdin=args.stdin_open, tty=args.tty)
+    return attach(container, session, stdin=args.stdin_open, tty=args.tty)
 
 
 def _remove(container: Container) -> None:

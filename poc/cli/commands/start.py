@@ -29,4 +29,4 @@ def run(args: Args) -> int:
     container = engine.containers.get(args.arguments[0])
     session = container.start(attach=True)
     assert session is not None
-    return attach(session, stdin=args.interactive, tty=container.config.tty)
+    return attach(container, session, stdin=args.interactive, tty=container.config.tty)
