@@ -278,11 +278,9 @@ def test_a_terminal_has_its_size_and_is_restored(cli: CommandLine, terminal: Ter
         terminal.resize(20, 50)
         os.write(terminal.fd, b"while ! stty size | grep 20; do sleep 0.1; done\n")
         assert b"20 50" in terminal.read_until(b"20 50\r\n")
-        os.write(terminal.fd, b"echo o''k; sleep 1000\n")
+        os.write(terminal.fd, b"sh -c 'trap \"exit 3\" INT; echo o\"\"k; while :; do sleep 0.1; done'; exit 9\n")
         terminal.read_until(b"ok\r\n")
         os.write(terminal.fd, b"\x03")
-        terminal.read_until(b"# ")
-        os.write(terminal.fd, b"exit 9\n")
         assert process.wait() == 9
     assert termios.tcgetattr(terminal.slave) == terminal.settings
 
