@@ -40,6 +40,8 @@ _FSCONFIG_SET_FLAG, _FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE = 0, 1, 6
 # openat2(2)
 RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH, RESOLVE_IN_ROOT = 2, 4, 8, 16
 
+_MADV_DONTNEED = 4
+
 # statfs(2)
 PROC_SUPER_MAGIC, CGROUP2_SUPER_MAGIC = 0x9FA0, 0x63677270
 
@@ -169,3 +171,13 @@ def prctl(option: int, *arguments: int) -> int:
     """prctl(2), for the options that python-prctl does not know."""
     values = [ctypes.c_ulong(value) for value in (*arguments, 0, 0, 0, 0)[:4]]
     return check(libc.prctl(option, *values), f"prctl {option}")
+
+
+def malloc_trim() -> None:
+    """malloc_trim(3): give the pages of free memory back to the kernel."""
+    libc.malloc_trim(ctypes.c_size_t(0))
+
+
+def forget_pages(start: int, length: int) -> None:
+    """madvise(2) with MADV_DONTNEED: let go of the pages there. What is not in a file is lost."""
+    check(libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), _MADV_DONTNEED), "madvise")

@@ -33,7 +33,7 @@ import time
 import prctl
 
 from poc import _fs
-from poc.engine import frames, recovery
+from poc.engine import footprint, frames, recovery
 from poc.engine.logs import LogWriter
 from poc.engine.networks import Attachment
 from poc.engine.store import identity
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 _CHUNK = 1 << 16
 _BACKLOG = 1 << 18  # bytes that may wait for a slow reader before the container is slowed
 _LAST_OUTPUT = 2.0  # seconds to wait for the end of output that a process elsewhere holds open
+_QUIET = 2.0  # seconds without any event, after which the monitor makes itself small
 
 
 def launch(engine: Engine, container: Container, lock: Lock, attached: bool) -> socket.socket:
@@ -230,6 +231,7 @@ class Monitor:
         self._attachment: Attachment | None = None
         self._warnings: list[str] = []
         self._started_at = 0.0
+        self._small = not isinstance(client, Connection)  # in the caller's process nothing is ours to shrink
         self._mounts = -1
 
     def run(self) -> None:
@@ -357,8 +359,16 @@ class Monitor:
         if self._input and self._stdin >= 0:
             both = select.POLLIN if self._stdin in self._outputs else 0
             poller.register(self._stdin, select.POLLOUT | both)
-        wait = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
-        return poller.poll(wait)
+        if deadline is not None:
+            return poller.poll(max(0.0, deadline - time.monotonic()) * 1000)
+        return poller.poll() if self._small else self._poll_and_shrink(poller)
+
+    def _poll_and_shrink(self, poller: select.poll) -> list[tuple[int, int]]:
+        ready = poller.poll(_QUIET * 1000)
+        if not ready:
+            footprint.shrink()
+            self._small = True
+        return ready
 
     def _read_output(self, fd: int, log: LogWriter) -> None:
         stream, kind = self._outputs[fd]
