@@ -174,8 +174,9 @@ def prctl(option: int, *arguments: int) -> int:
 
 
 def malloc_trim() -> None:
-    """malloc_trim(3): give the pages of free memory back to the kernel."""
-    libc.malloc_trim(ctypes.c_size_t(0))
+    """malloc_trim(3): give the pages of free memory back to the kernel. Without effect where libc is not glibc."""
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(ctypes.c_size_t(0))
 
 
 def forget_pages(start: int, length: int) -> None:

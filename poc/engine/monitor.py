@@ -366,8 +366,11 @@ class Monitor:
     def _poll_and_shrink(self, poller: select.poll) -> list[tuple[int, int]]:
         ready = poller.poll(_QUIET * 1000)
         if not ready:
-            footprint.shrink()
             self._small = True
+            try:
+                footprint.shrink()
+            except OSError:
+                pass  # a kernel without smaps; it stays as it is
         return ready
 
     def _read_output(self, fd: int, log: LogWriter) -> None:
