@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from poc.images.store import Image
+
 needs_root = needs("root")
 CAP_NET_RAW = bytes.fromhex("0100000200200000000000000000000000000000")  # vfs_cap_data: cap_net_raw=ep
 
@@ -293,11 +295,16 @@ def test_xattrs_as_go_writes_them_arrive_but_orders_to_overlayfs_do_not(store: S
     )
     trap = _member("d", tarfile.DIRTYPE, pax_headers={"SCHILY.xattr.trusted.overlay.redirect": "/etc"})
     opaque = _member("o", tarfile.DIRTYPE, pax_headers={"SCHILY.xattr.trusted.overlay.opaque": "y"})
-    image = store.add_tar(io.BytesIO(_tarball(ping, trap, opaque)), "x")
-    layer = image.layers[0]
+    implied = ("a/b", b"")
+    before = os.umask(0o077)
+    try:
+        [layer] = store.add_tar(io.BytesIO(_tarball(ping, trap, opaque, implied)), "x").layers
+    finally:
+        os.umask(before)
     assert os.getxattr(f"{layer}/ping", "security.capability") == CAP_NET_RAW
     assert os.listxattr(f"{layer}/d") == os.listxattr(f"{layer}/o") == []
-    assert os.stat(layer).st_mode & 0o7777 == 0o755  # no entry for the root: it is open as / is
+    for directory in (layer, f"{layer}/a"):  # without entries of their own, and whatever the caller's umask
+        assert os.stat(directory).st_mode & 0o7777 == 0o755
 
 
 # Hostile tarballs
@@ -500,6 +507,10 @@ def test_a_reference_out_of_the_rootfs_tells_nothing(store: Store, small: Callab
     outside = _symlink("etc/os-release", str(tmp_path / "secret"))
     image = store.add_tar(io.BytesIO(_tarball(outside)), "x")
     assert image.distribution == ""
+    escape = store.add_tar(io.BytesIO(_tarball(("etc/os-release", b'ID="\x1b[31m"'))), "z")
+    assert escape.distribution == ""
+    rolling = store.add_tar(io.BytesIO(_tarball(("etc/os-release", b"ID=arch\n"))), "a")
+    assert rolling.distribution == "arch:latest"
     fifo = _member("etc/os-release", tarfile.FIFOTYPE)
     assert store.add_tar(io.BytesIO(_tarball(fifo)), "y").distribution == ""
 
@@ -537,6 +548,13 @@ def test_two_references_are_an_alias_and_the_last_one_takes_the_image_along(
     with pytest.raises(errors.ImageNotFound):
         store.get("ubuntu")
     assert store.get("debian:12").id == image.id
+
+    def forbid(going: Image) -> None:
+        raise errors.Conflict(f"{going.id} is in use")
+
+    with pytest.raises(errors.Conflict, match=f"{image.id} is in use"):
+        store.remove("debian:12", force=True, before_delete=forbid)
+    assert store.get("debian:12").complete
     assert store.remove("debian:12") == (["debian:12"], [image.id])
     assert os.path.isdir(other.layers[0])  # the other image has it
     store.tag("other", "again")

@@ -126,6 +126,7 @@ class _Extractor:
             stderr=subprocess.PIPE,
             bufsize=0,
             pass_fds=keep,
+            umask=0o022,  # for directories that have no entry of their own
             env=_ENVIRONMENT,
         )
         assert self._tar.stdin and self._tar.stderr

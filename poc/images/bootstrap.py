@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from poc import _fs, errors
-from poc.images import archive, content, references
+from poc.images import archive, content
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -101,7 +101,8 @@ def make_base(store: Store, source: str | None = None, argument: str | None = No
     store.clean()
     with _turn(store, progress):
         image = _present(store, source) or _make(store, source, argument, progress)
-        _name_after_distribution(store, image)
+        if image.distribution and image.distribution not in image.references:
+            store.tag(NAME, image.distribution)
         return store.get(NAME)
 
 
@@ -147,15 +148,6 @@ def _present(store: Store, source: str | None) -> Image | None:
         return None
     wanted = source is None or (source in IN_ORDER and source == image.source)
     return image if wanted and image.complete else None
-
-
-def _name_after_distribution(store: Store, image: Image) -> None:
-    try:
-        name = references.normalize(image.distribution)
-    except errors.InvalidArgument:
-        return  # a rootfs may write anything into its os-release, or nothing
-    if name not in image.references:
-        store.tag(NAME, name)
 
 
 def _make(store: Store, source: str | None, argument: str | None, progress: Progress) -> Image:
@@ -361,7 +353,7 @@ def _from_docker(store: Store, progress: Progress) -> Image:
     _tell(progress, "building with docker")
     image = _output("docker", "build", "--quiet", "-", text=_DOCKERFILE)
     try:
-        container = _output("docker", "create", image)
+        container = _output("docker", "create", image, "true")
         try:
             with subprocess.Popen(("docker", "export", container), stdout=subprocess.PIPE) as export:
                 assert export.stdout

@@ -14,6 +14,7 @@ import subprocess
 import time
 
 from poc import _fs, _libc, errors
+from poc.images import references
 from poc.images.store import DEFAULT_PATH, architecture
 
 TYPE_CHECKING = False
@@ -56,7 +57,7 @@ def write_config(blobs: str, details: dict[str, Any]) -> dict[str, Any]:
 
 
 def distribution(directory: int) -> str:
-    """`debian:12` for a rootfs whose /etc/os-release says so (os-release(5)); "" when it says nothing usable."""
+    """`debian:12` for a rootfs whose /etc/os-release says so (os-release(5)); "" when that makes no reference."""
     try:
         fd = _libc.openat2(directory, "etc/os-release", os.O_RDONLY | os.O_NONBLOCK, _libc.RESOLVE_IN_ROOT)
     except OSError:
@@ -68,8 +69,11 @@ def distribution(directory: int) -> str:
     finally:
         os.close(fd)
     fields = os_release(text)
-    name, version = fields.get("ID", ""), fields.get("VERSION_ID", "")
-    return f"{name}:{version}" if name and version else name
+    version = fields.get("VERSION_ID") or fields.get("VERSION_CODENAME") or "latest"
+    try:
+        return references.normalize(f"{fields.get('ID', '')}:{version}")
+    except errors.InvalidArgument:
+        return ""  # it may hold anything, escape sequences too
 
 
 def os_release(text: str) -> dict[str, str]:

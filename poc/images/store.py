@@ -306,11 +306,14 @@ class Store:
 
     # Removing
 
-    def remove(self, reference: str, force: bool = False) -> tuple[Names, Names]:
+    def remove(
+        self, reference: str, force: bool = False, before_delete: Callable[[Image], object] | None = None
+    ) -> tuple[Names, Names]:
         """Take a reference away, and the image with its last one. Returns (references, ids) that are gone.
 
-        Given an id: all its references, which needs ``force`` when there are several (Conflict). Whether a container
-        uses the image is the caller's to check. Layers that another image has stay.
+        Given an id: all its references, which needs ``force`` when there are several (Conflict). Layers that another
+        image has stay. ``before_delete`` is called when the image itself is about to go, and forbids it by raising:
+        whether a container uses it is not the store's to know.
         """
         with self.work() as work:
             with self._lock():
@@ -321,6 +324,8 @@ class Store:
                     raise errors.Conflict(
                         f"image {reference} has several names ({', '.join(names)}); name one, or force"
                     )
+                if before_delete and len(gone) == len(names):
+                    before_delete(image)
                 for name in gone:
                     _fs.remove_file(os.path.join(self.named, references.file_name(name)))
                 _fs.sync_directory(self.named)
