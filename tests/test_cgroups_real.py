@@ -208,6 +208,16 @@ def test_a_context_kills_and_removes_all_it_holds() -> None:
     assert not Cgroup(PARENT).exists()
 
 
+@needs("cgroup:memory", "cgroup:cpu")
+@pytest.mark.parametrize("path", [f"{PARENT}-top", f"{PARENT}/below"])
+def test_without_any_limit_all_use_is_counted(path: str) -> None:
+    with Cgroup(path) as group:
+        assert call(group, lambda: touch(4, lambda: group.stats()["memory"]["usage"] > 4 * MB))
+        have = {name if name != "blkio" else "io" for name in host().controllers} & {"cpu", "io", "memory", "pids"}
+        assert set(group.stats()) == have
+        assert group.stats()["cpu"]["usage"] > 0
+
+
 def test_kill_is_not_for_oneself_and_remove_not_for_the_living(group: Cgroup) -> None:
     def work() -> str:
         with pytest.raises(Conflict, match="the calling process is in this cgroup itself") as caught:

@@ -77,7 +77,9 @@ class Cgroup:
         for root in self._hierarchies.directories():
             directory = f"{root}/{self.path}"
             self._make(root, directory)
-            if root == self._hierarchies.controllers.get("cpuset") and root != self._hierarchies.unified:
+            if root == self._hierarchies.unified:
+                self._count(root, directory)
+            elif root == self._hierarchies.controllers.get("cpuset"):
                 _inherit_cpuset(directory)
 
     def _make(self, root: str, directory: str) -> None:
@@ -91,11 +93,14 @@ class Cgroup:
                 if error.errno not in _GONE:
                     raise
             # No parent, or no more: it may have gone with its last child since it was made, or seen.
-            parent = os.path.dirname(directory)
-            self._make(root, parent)
-            if root == self._hierarchies.unified:
-                _enable(root, parent, [name for name in _COUNTED if self._hierarchies.v2(name)])
+            self._make(root, os.path.dirname(directory))
         raise OSError(errno.EBUSY, f"mkdir {directory}: its parent keeps vanishing")
+
+    def _count(self, root: str, directory: str) -> None:
+        counted = {name for name in _COUNTED if self._hierarchies.v2(name)}
+        # Asked first: enabling what is enabled takes long where groups were just removed, the kernel waits for them.
+        if counted and (missing := counted - set(_fs.read_text(f"{directory}/cgroup.controllers").split())):
+            _enable(root, os.path.dirname(directory), sorted(missing))
 
     def apply(self, resources: Mapping[str, Any]) -> None:
         """Put OCI ``resources`` into force, on a new group or on one that runs; devices are `allow_devices`'s.
