@@ -109,11 +109,14 @@ class ContainerConfig:
             kept = set()
         return [name for name in ALL_CAPABILITIES if name in kept - drop]
 
-    def resources(self) -> dict[str, Any]:
-        """OCI ``linux.resources`` (config-linux.md) without the devices' access rules."""
+    def resources(self, swap_counted: bool = True) -> dict[str, Any]:
+        """OCI ``linux.resources`` (config-linux.md) without the devices' access rules.
+
+        On a host that does not account for swap (not ``swap_counted``) a limit on memory alone is one without swap's.
+        """
         result = {
             "cpu": _cpu_resources(self.values),
-            "memory": _memory_resources(self.values),
+            "memory": _memory_resources(self.values, swap_counted),
             "pids": {} if not self.pids_limit else {"limit": self.pids_limit},
             "blockIO": _io_resources(self.values),
         }
@@ -355,6 +358,8 @@ def _check(values: Mapping[str, Any]) -> None:
         raise InvalidArgument("--memory-swap needs --memory beside it")
     if swap is not None and -1 != swap < memory:
         raise InvalidArgument("--memory-swap is memory and swap together: it must not be smaller than --memory")
+    if values["init"] and values["pids_limit"] == 1:
+        raise InvalidArgument("--pids-limit must be 2 or more with --init, which is a process itself")
     if values["oom_kill_disable"] and memory is None:
         raise InvalidArgument("--oom-kill-disable needs --memory: without a limit the host itself would run out")
     destinations = [volume["destination"] for volume in values["volumes"]] + list(values["tmpfs"])
@@ -378,9 +383,9 @@ def _cpu_resources(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in limits.items() if value is not None}
 
 
-def _memory_resources(values: Mapping[str, Any]) -> dict[str, Any]:
+def _memory_resources(values: Mapping[str, Any], swap_counted: bool) -> dict[str, Any]:
     limit, swap = values["mem_limit"], values["memswap_limit"]
-    if limit is not None and swap is None:
+    if limit is not None and swap is None and swap_counted:
         swap = 2 * limit  # docker's: as much swap again
     limits = {"limit": limit, "swap": swap, "reservation": values["mem_reservation"]}
     if values["oom_kill_disable"]:

@@ -71,7 +71,7 @@ class Containers:
         paths = self._engine.paths
         config = ContainerConfig(image=image, command=command, **options)
         found = self._engine.images.get(image)
-        _check_resources(config)
+        _resources(config)  # a limit that can't be enforced is refused before anything is made
         paths.make()
         id = os.urandom(32).hex()
         directory = paths.container(id)
@@ -254,7 +254,7 @@ class Container:
             rootfs="rootfs",
             hostname=hostname,
             cgroups_path=recovery.cgroup_path(self.id),
-            resources=config.resources(),
+            resources=_resources(config),
             mounts=self._mounts(),
             readonly=config.read_only,
             shm_size=config.shm_size or defaults.DEFAULT_SHM_SIZE,
@@ -490,11 +490,13 @@ def _send_signal(process: list[int], number: int) -> None:
         os.close(pidfd)
 
 
-def _check_resources(config: ContainerConfig) -> None:
-    """Refuse now, with the container not made, what this host can't enforce."""
+def _resources(config: ContainerConfig) -> dict[str, Any]:
+    """Its limits, for this host. Raises InvalidArgument and Unsupported for what this host can't enforce."""
     from poc.cgroups import host, plan
 
-    plan(config.resources(), host())
+    resources = config.resources(swap_counted=host().fact("swap"))
+    plan(resources, host())
+    return resources
 
 
 def _arguments(config: ContainerConfig, image: dict[str, Any]) -> list[str]:
