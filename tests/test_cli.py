@@ -278,7 +278,7 @@ def test_a_terminal_has_its_size_and_is_restored(cli: CommandLine, terminal: Ter
         terminal.resize(20, 50)
         os.write(terminal.fd, b"while ! stty size | grep 20; do sleep 0.1; done\n")
         assert b"20 50" in terminal.read_until(b"20 50\r\n")
-        os.write(terminal.fd, b"sh -c 'trap \"exit 3\" INT; echo o\"\"k; while :; do sleep 0.1; done'; exit 9\n")
+        os.write(terminal.fd, b'sh -c \'trap "exit 3" INT; echo o""k; while :; do sleep 0.1; done\'; exit 9\n')
         terminal.read_until(b"ok\r\n")
         os.write(terminal.fd, b"\x03")
         assert process.wait() == 9
@@ -306,10 +306,10 @@ def test_a_terminal_of_the_containers_own(cli: CommandLine) -> None:
 
 def test_colours_only_on_a_terminal(cli: CommandLine, terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
-    for no_color, heading in (("", b"\x1b[1mREPOSITORY"), ("1", b"REPOSITORY")):
+    for no_color, coloured in (("", True), ("1", False)):
         monkeypatch.setenv("NO_COLOR", no_color)
         with on_terminal(cli, terminal, "images") as process:
-            assert terminal.read_until(b"SIZE").startswith(heading)
+            assert (b"\x1b[1mREPOSITORY" in terminal.read_until(b"SIZE")) is coloured
             assert process.wait() == 0
 
 
@@ -327,11 +327,28 @@ def test_a_reader_that_leaves_is_no_error(cli: CommandLine) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     try:
-        process = cli.start("images", stdout=writer, stderr=subprocess.PIPE)
-        assert process.communicate()[1] == b""
-        assert process.returncode == 141
+        for words in (["images"], ["--help"]):
+            process = cli.start(*words, stdout=writer, stderr=subprocess.PIPE)
+            assert process.communicate()[1] == b""
+            assert process.returncode == 141
     finally:
         os.close(writer)
+
+
+@pytest.mark.parametrize("words", [["ps"], ["--help"], ["run", "--rm", *ALONE, "busybox", "echo", "hi"]])
+def test_output_that_cannot_be_written_is_an_error(cli: CommandLine, words: list[str]) -> None:
+    with open("/dev/full", "wb") as full:
+        process = cli.start(*words, stdout=full, stderr=subprocess.PIPE)
+        assert process.communicate()[1] == b"Error: No space left on device\n"
+        assert process.returncode == 125
+
+
+def test_streams_that_the_caller_closed_lead_nowhere(cli: CommandLine) -> None:
+    script = "cat; echo out; echo err >&2; exit 4"
+    process = cli.start(
+        *("run", "--rm", "-i", *ALONE, "busybox", "sh", "-c", script), preexec_fn=lambda: os.closerange(0, 3)
+    )
+    assert process.wait() == 4
 
 
 def test_debug_shows_where(cli: CommandLine) -> None:

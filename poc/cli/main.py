@@ -15,6 +15,7 @@ from poc.errors import PocError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import ModuleType
 
 
@@ -93,27 +94,36 @@ def _explain(verb: list[str], words: list[str]) -> int:
     """Let click print the help, the completions, or what is wrong with the words that follow a verb."""
     from poc.cli import usage
 
-    return usage.explain(verb, words)
+    return _guard(lambda: usage.explain(verb, words))
 
 
 def _run(verb: str, module: ModuleType, args: Args, debug: bool) -> int:
-    """Run a verb; whatever it raises becomes one line and an exit code."""
-    if module.COMMAND.root and os.geteuid():
+    command: Command = module.COMMAND
+    if command.root and os.geteuid():
         return _fail(PocError(f"poc {verb} needs root's rights; try: sudo poc {verb} …"), 125)
+    return _guard(lambda: module.run(args), command.starts, debug)
+
+
+def _guard(call: Callable[[], int], starts: bool = False, debug: bool = False) -> int:
+    """The exit code of a call; whatever it raises becomes one line and docker's exit code.
+
+    docker's is 125, 126 or 127 where a container was to start and where poc itself fails, and 1 elsewhere.
+    """
     try:
-        code: int = module.run(args)
+        code = call()
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        _drop_output()
+        flush_output()
         return 141
     except Exception as error:
-        _drop_output()
+        flush_output()
         if debug:
             raise
-        return _fail(error, _exit_code(error, module.COMMAND))
+        known = isinstance(error, PocError)
+        return _fail(error, 1 if known and not starts else getattr(error, "exit_code", 125))
 
 
 def _open_streams() -> None:
@@ -129,19 +139,12 @@ def _open_streams() -> None:
     sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
 
 
-def _drop_output() -> None:
-    """Python flushes stdout once more when it ends: what could not be written must not fail a second time."""
+def flush_output() -> None:
+    """Write what is buffered; what can't be written is dropped, or it would fail again when the process ends."""
     try:
         sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-
-
-def _exit_code(error: Exception, command: Command) -> int:
-    """docker's: 125, 126 or 127 where a container was to start and where poc itself fails, else 1."""
-    if not isinstance(error, PocError):
-        return 125
-    return error.exit_code if command.starts else 1
 
 
 def _fail(error: Exception, code: int) -> int:

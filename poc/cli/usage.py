@@ -6,9 +6,11 @@ together), but carry nothing out.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem, shell_complete
 
 from poc.cli import parse
 from poc.cli.main import POC, VERBS, load
@@ -16,8 +18,6 @@ from poc.cli.output import complain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    from click.shell_completion import CompletionItem
 
 
 class WrongCount(click.UsageError):
@@ -52,15 +52,21 @@ def explain(verb: Sequence[str], words: Sequence[str]) -> int:
 
     With `_POC_COMPLETE` in the environment it answers the shell's question instead (click's protocol).
     """
+    root = _root()
+    if instruction := os.environ.get("_POC_COMPLETE"):
+        return shell_complete(root, {}, "poc", "_POC_COMPLETE", instruction)
     try:
-        return _root().main([*verb, *words], prog_name="poc", standalone_mode=False) or 0
+        # Not root.main(), which has its own opinion of a pipe that nobody reads.
+        with root.make_context("poc", [*verb, *words]) as context:
+            root.invoke(context)
+    except click.exceptions.Exit as end:
+        return end.exit_code
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         path = context.command_path if context else " ".join(["poc", *verb])
         complain(f"{_sentence(error)} (see '{path} --help')", prefix="poc")
         return 1 if isinstance(error, WrongCount) or "No such command" in error.message else 125
-    except click.Abort:
-        return 130
+    return 0
 
 
 def _sentence(error: click.ClickException) -> str:
@@ -141,8 +147,6 @@ def _complete(what: str | Sequence[str], many: bool = True) -> Callable[..., lis
     """A completer for containers, images, files, or given words; ``many``: also after the first argument."""
 
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        from click.shell_completion import CompletionItem
-
         if what in ("file", "dir"):
             return [CompletionItem(incomplete, type=str(what))]
         if not many and ctx.params.get(param.name or ""):
