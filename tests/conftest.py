@@ -138,13 +138,11 @@ def no_leaks(run_directory: str) -> Iterator[None]:
     came, went = leaks.difference(before, run_directory)
     if not came and not went:
         return
-    text = "\n".join(
-        [f"{trace.kind} left behind: {trace.what}" for trace in sorted(came)]
-        + [f"{trace.kind} of the host gone: {trace.what}" for trace in sorted(went)]
-    )
+    lines = [f"{trace.kind} left behind: {trace.what}" for trace in sorted(came)]
+    lines += [f"{trace.kind} of the host gone: {trace.what}" for trace in sorted(went)]
     if any(trace.ours for trace in came | went) or not (others := leaks.neighbours()):
-        pytest.fail(text, pytrace=False)
-    warnings.warn("\n".join([text, "or one of these did it:", *others[:5]]), stacklevel=1)
+        pytest.fail("\n".join(lines), pytrace=False)
+    warnings.warn("\n".join([*lines[:5], "or one of these did it:", *others[:5]]), stacklevel=1)
 
 
 ROOTFS_DIRECTORIES = (
