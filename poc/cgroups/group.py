@@ -309,7 +309,11 @@ class Cgroup:
         file = "memory.events" if self._hierarchies.v2("memory") else "memory.oom_control"
         try:
             text = _fs.read_text(self._file("memory", file))
-        except (FileNotFoundError, Unsupported):
+        except Unsupported:
+            return 0
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise
             return 0
         return next((int(line[9:]) for line in text.splitlines() if line.startswith("oom_kill ")), 0)
 

@@ -62,11 +62,12 @@ def attach(container: Container, session: Session, stdin: bool, tty: bool) -> in
 
 
 def _report(end: Exit | None) -> int:
-    """The exit code; a container that ran out of memory does not end with a silent 137."""
+    """The exit code; an OOM kill is told, also when it took only a child and the container went on without it."""
     if end is None:
         raise PocError("the container's monitor was killed, and the container with it")
-    if end.oom_killed and end.exit_code:
-        complain("out of memory: the container reached its limit, and the kernel killed a process of it")
+    if end.oom_killed:
+        prefix = "Error" if end.exit_code else "Warning"
+        complain("out of memory: the container reached its limit, and the kernel killed a process of it", prefix)
     return end.exit_code
 
 

@@ -11,6 +11,7 @@ import stat
 import time
 
 from poc import _fs
+from poc.cgroups import Cgroup
 from poc.engine import logs, monitor, recovery
 from poc.engine.attach import Session, failure
 from poc.engine.config import ContainerConfig, parse_signal
@@ -465,8 +466,11 @@ class Container:
         """docker's ``inspect`` object, looked up now."""
         from poc.engine.inspection import describe
 
-        state = self._state()
-        return describe(self, self._record, state, self._status(state), read_optional(self._path("status.json")))
+        state, ended = self._state(), read_optional(self._path("status.json"))
+        status = self._status(state)
+        if status in ("running", "paused"):
+            state["oom_killed"] = Cgroup(recovery.cgroup_path(self.id)).oom_kills() > 0
+        return describe(self, self._record, state, status, ended)
 
     def spec(self) -> Spec:
         """Its OCI configuration."""

@@ -16,7 +16,10 @@ _NEVER = "0001-01-01T00:00:00Z"
 def describe(
     container: Container, record: dict[str, Any], state: dict[str, Any], status: str, ended: dict[str, Any]
 ) -> dict[str, Any]:
-    """``state`` is the living monitor's state.json, ``ended`` the last run's status.json; either may be {}."""
+    """``state`` is the living monitor's state.json, with ``oom_killed``, ``ended`` the last run's status.json.
+
+    Either may be {}.
+    """
     spec = container.spec()
     args = spec["process"]["args"]
     return {
@@ -47,7 +50,7 @@ def _state(state: dict[str, Any], status: str, ended: dict[str, Any]) -> dict[st
         "Running": running,
         "Paused": status == "paused",
         "Restarting": False,
-        "OOMKilled": False if running else ended.get("oom_killed", False),
+        "OOMKilled": (state if running else ended).get("oom_killed", False),
         "Dead": False,
         "Pid": state["init"][0] if running else 0,
         "ExitCode": 0 if running else ended.get("exit_code", 0),

@@ -14,6 +14,7 @@ import os
 from contextlib import ExitStack
 
 from poc import cgroups, rootfs
+from poc.errors import SetupError
 from poc.namespaces import clone
 from poc.runtime import seccomp
 from poc.runtime.channel import CONSOLE, READY, START, Channel, pair
@@ -93,11 +94,16 @@ def create(
         process = _clone(init, parent, group)
         undo.callback(_end, process)
         child.close()
-        if while_mounting is not None:
-            while_mounting(process)
-        if not hold:
-            parent.send(START)
-        console = _await_ready(parent, bool(spec["process"].get("terminal", False)))
+        try:
+            if while_mounting is not None:
+                while_mounting(process)
+            if not hold:
+                parent.send(START)
+            console = _await_ready(parent, bool(spec["process"].get("terminal", False)))
+        except (OSError, SetupError):
+            if group.oom_kills():
+                raise SetupError("the memory limit is too low: there was an OOM kill before the program ran") from None
+            raise
         undo.pop_all()
     return Created(process, parent, group, console, hold)
 
