@@ -72,9 +72,9 @@ class Channel:
         """Report a failure to the other end; content when nobody listens any more."""
         failure = type(error).__name__ if type(error).__name__ in _FAILURES else "SetupError"
         errno = error.errno if isinstance(error, (OSError, SetupError)) else None
-        text = (error.strerror if isinstance(error, OSError) else str(error)) or repr(error)
+        text = _explain(error, step)[: _LONGEST // 8]
         try:
-            self.send(ERROR, failure=failure, text=text[: _LONGEST // 8], step=step, errno=errno)
+            self.send(ERROR, failure=failure, text=text, step=step, errno=errno)
         except OSError:
             pass  # the parent died; there is nobody to tell
 
@@ -86,6 +86,15 @@ class Channel:
         for fd in self.received_fds:
             os.close(fd)
         self.received_fds.clear()
+
+
+def _explain(error: BaseException, step: str) -> str:
+    """What failed, on what, and why; a bare errno from a call of ``os`` gets the step's name."""
+    if not isinstance(error, OSError):
+        return str(error) or repr(error)
+    if error.strerror != os.strerror(error.errno or 0):
+        return error.strerror or repr(error)
+    return f"{step}{f' {error.filename}' if error.filename else ''}: {error.strerror}"
 
 
 def pair() -> tuple[Channel, Channel]:

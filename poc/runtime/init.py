@@ -7,6 +7,7 @@ the process ends.
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import signal
@@ -77,6 +78,8 @@ class Init:
     def run(self) -> NoReturn:
         """Be the container's first process."""
         step = ""
+        # It would finalise what is the caller's, and by touching all that is there copy it into the new cgroup.
+        gc.disable()
         try:
             for name, action in _STEPS:
                 step = name
