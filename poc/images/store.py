@@ -193,7 +193,7 @@ class Store:
             return None
         except (ValueError, KeyError) as error:
             raise errors.PocError(
-                f"the image record {path} is damaged ({error}); delete it, make the image anew"
+                f"the image record {path} is damaged ({error}); delete it and make the image anew"
             ) from None
 
     def _complete_id(self, reference: str, digits: str) -> str:
@@ -276,12 +276,13 @@ class Store:
         return Image(self, record)
 
     def _same(self, reference: str, details: dict[str, Any]) -> dict[str, Any] | None:
-        """The record under ``reference`` when it says the same as ``details``, but for the time."""
+        """The record under ``reference`` when it says the same as ``details``, whenever that was."""
         try:
             record: dict[str, Any] = _fs.read_json(os.path.join(self.named, references.file_name(reference)))
         except (FileNotFoundError, ValueError):
             return None
-        return record if all(record.get(key) == details[key] for key in details if key != "created") else None
+        compared = details.keys() - {"created", "size"}  # the same files can take a block more or less
+        return record if all(record.get(key) == details[key] for key in compared) else None
 
     def _enter_layer(self, rootfs: str, layer: str) -> None:
         target = os.path.join(self.layers, layer[7:])
@@ -332,6 +333,7 @@ class Store:
                 if len(gone) < len(names):
                     return gone, []
                 _fs.remove_file(self._record_path(image.id[7:]))
+                _fs.sync_directory(self.images)
                 self._discard_unused(work)
             return gone, [image.id]
 
