@@ -313,6 +313,15 @@ def test_colours_only_on_a_terminal(cli: CommandLine, terminal: Terminal, monkey
             assert process.wait() == 0
 
 
+def test_names_are_completed(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    cli("create", "--name", "web-1", *ALONE, "busybox")
+    monkeypatch.setenv("_POC_COMPLETE", "bash_complete")
+    for line, offer in (("stop w", "web-1"), ("run --rm busyb", "busybox:latest"), ("run busybox b", "")):
+        monkeypatch.setenv("COMP_WORDS", f"poc --root {cli.root} {line}")
+        monkeypatch.setenv("COMP_CWORD", str(len(line.split()) + 2))
+        assert cli().stdout.strip().removeprefix("plain,") == offer
+
+
 def test_not_root_is_one_line(cli: CommandLine) -> None:
     process = cli.start("ps", user=65534, group=65534, extra_groups=(), stderr=subprocess.PIPE, stdout=subprocess.PIPE)
     out, err = process.communicate()

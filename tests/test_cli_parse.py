@@ -8,7 +8,7 @@ from itertools import chain
 
 import click
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from poc.cli import usage
@@ -60,7 +60,7 @@ def test_options_of_run_end_at_the_image() -> None:
         (["-a", "--bogus", "x"], ["--bogus", "x"]),
         (["x", "-ab"], ["-ab"]),
         (["x", "--format"], ["--format"]),
-        (["--last", "many", "x"], ["--last", "many", "x"]),
+        (["--last", "1", "-n=many", "x"], ["-n", "many"]),
         (["--all=maybe", "x"], ["--all=maybe", "x"]),
         (["--help"], ["--help"]),
         (["-a"], ["--"]),
@@ -107,6 +107,7 @@ def _clicked(shape: Command, words: list[str]) -> Args | None:
 
 
 @pytest.mark.parametrize("shape", [RUN, SHOW], ids=["run", "show"])
+@settings(deadline=None)
 @given(data=st.data())
 def test_click_reads_what_the_parser_reads(shape: Command, data: st.DataObject) -> None:
     words = data.draw(command_lines(shape))

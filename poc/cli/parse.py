@@ -127,12 +127,23 @@ def parse(command: Command, words: Sequence[str]) -> Args:
             continue
         try:
             used = _read_long(table, values, rest) if word.startswith("--") else _read_short(table, values, rest)
-        except (LookupError, ValueError):  # an unknown name, a missing value, not a number
+        except LookupError:  # an unknown name, a missing value, neither true nor false
             raise Declined(rest) from None
         del rest[:used]
+    _convert(command.options, values)
     if len(arguments) < command.least or (command.most is not None and len(arguments) > command.most):
         raise Declined(["--", *arguments])
     return Args(values, arguments)
+
+
+def _convert(options: Sequence[Option], values: dict[str, Any]) -> None:
+    """Numbers from the text given last, as click does."""
+    for option in options:
+        if option.kind == INT and (text := values[option.key]) is not None:
+            try:
+                values[option.key] = int(text)
+            except ValueError:
+                raise Declined([option.names[0], text]) from None
 
 
 def _read_long(table: dict[str, Option], values: dict[str, Any], rest: list[str]) -> int:
@@ -168,8 +179,6 @@ def _read_short(table: dict[str, Option], values: dict[str, Any], rest: list[str
 def _store(values: dict[str, Any], option: Option, text: str) -> None:
     if option.kind == FLAG:
         values[option.key] = _BOOLEANS[text]
-    elif option.kind == INT:
-        values[option.key] = int(text)
     elif option.kind == LIST:
         values[option.key] = [*values[option.key], text]
     else:

@@ -62,8 +62,8 @@ def explain(verb: Sequence[str], words: Sequence[str]) -> int:
     except click.exceptions.Exit as end:
         return end.exit_code
     except click.ClickException as error:
-        context = getattr(error, "ctx", None)
-        path = context.command_path if context else " ".join(["poc", *verb])
+        where = getattr(error, "ctx", None)
+        path = where.command_path if where else " ".join(["poc", *verb])
         complain(f"{_sentence(error)} (see '{path} --help')", prefix="poc")
         return 1 if isinstance(error, WrongCount) or "No such command" in error.message else 125
     return 0
