@@ -73,7 +73,7 @@ def test_a_directory_and_a_tarball_become_the_base_image(rootfs: str, tmp_path: 
     store = Store(str(tmp_path / "store"))
     image = bootstrap.make_base(store, "dir", rootfs)
     assert image.references == ["debian:12", "ubuntu:latest"]
-    assert bootstrap.summary(image) == f"ubuntu is an alias of debian:12 (made from {rootfs})"
+    assert bootstrap.summary(image) == image.note == f"ubuntu is an alias of debian:12 (made from {rootfs})"
     assert bootstrap.make_base(store, "dir", rootfs).id == image.id
     assert bootstrap.make_base(store).id == image.id  # there is one: nothing to do
     store.remove("debian:12")
@@ -85,8 +85,13 @@ def test_a_directory_and_a_tarball_become_the_base_image(rootfs: str, tmp_path: 
         zstandard.ZstdCompressor().copy_stream(stream, file)
     other = bootstrap.make_base(store, "tar", tarball)
     assert other.references == ["ubuntu:24.04", "ubuntu:latest"] and other.source == "tar"
-    assert bootstrap.summary(other) == f"ubuntu is ubuntu:24.04 (made from {tarball})"
+    assert bootstrap.summary(other) == f"ubuntu is ubuntu:24.04 (made from {tarball})" and other.note == ""
     assert store.get("debian:12").id == image.id
+
+    store.add_directory(rootfs, "mine", {"User": "1"})
+    mine = store.tag("mine", "ubuntu")
+    assert bootstrap.make_base(store).id == mine.id
+    assert bootstrap.summary(mine) == "ubuntu is ubuntu:24.04, which was here already"
 
 
 @needs_root

@@ -489,10 +489,12 @@ def test_an_image_is_what_its_tarball_and_configuration_make_it(store: Store, sm
     assert plain.config["Env"][0].startswith("PATH=/usr/local/sbin:")
     assert plain.distribution == "debian:12" and plain.references == ["app:1"] and plain.os == "linux"
     assert store.add_tar(small(("bin/bash", b"")), "b").config["Cmd"] == ["/bin/bash"]
-    own = store.add_tar(small(("x", b"")), "own", config={"Cmd": ["x"], "User": "7", "Labels": {"a": "b"}}, note="why")
+    own = store.add_tar(
+        small(("x", b"")), "own", config={"Cmd": ["x"], "User": "7", "Labels": {"a": "b"}}, origin="why"
+    )
     assert own.config["Cmd"] == ["x"] and own.config["User"] == "7" and "Env" in own.config
     found = store.get("own")
-    assert (found.id, found.config, found.layers, found.note) == (own.id, own.config, own.layers, "why")
+    assert (found.id, found.config, found.layers, found.origin) == (own.id, own.config, own.layers, "why")
     for image in store.list():
         blob = f"{store.blobs}/{image.id[7:]}"
         with open(blob, "rb") as file:

@@ -6,7 +6,7 @@
     tar, dir    what the user has
 
 Without a choice the first three are tried in this order. What was made is plain from the image: its `distribution`
-is what its /etc/os-release says, a reference of that name is added, and `note` says why when it isn't Ubuntu.
+is what its /etc/os-release says, a reference of that name is added, and `note` says so when it isn't Ubuntu.
 
 mmdebstrap works in mount and pid namespaces of its own and dies with its parent: killed anywhere, it leaves neither a
 mount nor a process, only a work directory that `Store.clean` deletes.
@@ -108,10 +108,9 @@ def make_base(store: Store, source: str | None = None, argument: str | None = No
 
 def summary(image: Image) -> str:
     """One line: what the image `ubuntu` really is, and why."""
-    if not image.distribution:
-        return f"ubuntu does not say what system it is ({image.note})"
-    alias = "" if image.distribution.startswith("ubuntu:") else "an alias of "
-    return f"ubuntu is {alias}{image.distribution} ({image.note})"
+    if not image.source:
+        return f"ubuntu is {image.distribution or image.id}, which was here already"
+    return image.note or f"ubuntu is {image.distribution} ({image.origin})"
 
 
 def _check(source: str | None, argument: str | None) -> None:
@@ -153,7 +152,7 @@ def _present(store: Store, source: str | None) -> Image | None:
 def _make(store: Store, source: str | None, argument: str | None, progress: Progress) -> Image:
     if argument:
         add = store.add_tar if source == "tar" else store.add_directory
-        return add(argument, NAME, progress=progress, source=str(source), note=f"made from {argument}")
+        return add(argument, NAME, progress=progress, source=str(source), origin=f"made from {argument}")
     reasons = []
     for name in [source] if source else IN_ORDER:
         try:
@@ -226,12 +225,12 @@ def _host_archive(_: Work) -> _Archive:
     return _Archive("this host's apt sources", release, list(files), [f"--hook-dir={_MERGED_USR}"] if merge else [])
 
 
-def _bootstrap(store: Store, work: Work, found: _Archive, note: str, progress: Progress) -> Image:
+def _bootstrap(store: Store, work: Work, found: _Archive, origin: str, progress: Progress) -> Image:
     rootfs = work.rootfs()
     _run_mmdebstrap(work, rootfs, found, progress)
     _tell(progress, "storing the image", _STEPS)
     _finish(rootfs)
-    return store.adopt(rootfs, archive.digest_of(rootfs), NAME, source="bootstrap", note=note)
+    return store.adopt(rootfs, archive.digest_of(rootfs), NAME, source="bootstrap", origin=origin)
 
 
 def _run_mmdebstrap(work: Work, rootfs: str, found: _Archive, progress: Progress) -> None:
@@ -357,7 +356,7 @@ def _from_docker(store: Store, progress: Progress) -> Image:
         try:
             with subprocess.Popen(("docker", "export", container), stdout=subprocess.PIPE) as export:
                 assert export.stdout
-                return store.add_tar(export.stdout, NAME, progress=progress, source="docker", note="made by docker")
+                return store.add_tar(export.stdout, NAME, progress=progress, source="docker", origin="made by docker")
         finally:
             _output("docker", "rm", "--force", container)
     finally:

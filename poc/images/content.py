@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 _libc_without_gil = ctypes.CDLL(None, use_errno=True)
 
 
-def describe(rootfs: str, layer: str, config: dict[str, Any] | None, origin: dict[str, str]) -> dict[str, Any]:
-    """The record of an image of this one layer, but for its id."""
+def describe(rootfs: str, layer: str, config: dict[str, Any] | None) -> dict[str, Any]:
+    """What can be seen of a one-layer image: its record, but for the id and where it came from."""
     directory = os.open(rootfs, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         shell = "/bin/bash" if _exists(directory, "bin/bash") else "/bin/sh"
@@ -38,8 +38,6 @@ def describe(rootfs: str, layer: str, config: dict[str, Any] | None, origin: dic
             "os": "linux",
             "config": {**defaults, **(config or {})},
             "distribution": distribution(directory),
-            "source": origin.get("source", ""),
-            "note": origin.get("note", ""),
         }
     finally:
         os.close(directory)

@@ -42,7 +42,7 @@ class Image:
     ``id`` "sha256:<64 hex>"; ``layers`` absolute directories, bottom first; ``config`` the "config" object of the OCI
     image configuration (Env, Cmd, Entrypoint, WorkingDir, User, Labels, StopSignal); ``created`` RFC 3339;
     ``size`` bytes on disk of all layers; ``distribution`` what /etc/os-release says it is ("debian:12", or "");
-    ``source`` where `poc init` got it from, and ``note`` what a user should know of that ("" for other images).
+    ``source`` what `poc init` made it from ("" for other images), and ``origin`` the circumstances.
     """
 
     __slots__ = (
@@ -54,7 +54,7 @@ class Image:
         "distribution",
         "id",
         "layers",
-        "note",
+        "origin",
         "os",
         "size",
         "source",
@@ -71,7 +71,7 @@ class Image:
         self.os: str = record["os"]
         self.distribution: str = record.get("distribution", "")
         self.source: str = record.get("source", "")
-        self.note: str = record.get("note", "")
+        self.origin: str = record.get("origin", "")
 
     @property
     def references(self) -> Names:
@@ -79,6 +79,14 @@ class Image:
         if self._references is None:
             self._references = self._store.references().get(self.id, [])
         return self._references
+
+    @property
+    def note(self) -> str:
+        """What a user of `ubuntu` must be told in one line: that it is something else. "" when it isn't."""
+        if not self.source or self.distribution.startswith("ubuntu:"):
+            return ""
+        what = f"is an alias of {self.distribution}" if self.distribution else "does not say what system it is"
+        return f"ubuntu {what} ({self.origin})"
 
     @property
     def complete(self) -> bool:
@@ -220,13 +228,15 @@ class Store:
         reference: str,
         config: dict[str, Any] | None = None,
         progress: Progress = None,
-        **origin: str,
+        *,
+        source: str = "",
+        origin: str = "",
     ) -> Image:
         """Make an image of a rootfs tarball: a path or a binary file, plain or gzip, bzip2, xz, zstd.
 
-        ``config`` overrides keys of the default configuration (PATH, and bash or sh as the command). ``origin`` may
-        say source= and note= (see `Image`). Adding the same again is the same image. Raises InvalidArgument and
-        OSError as `archive.unpack` does; nothing is left then.
+        ``config`` overrides keys of the default configuration (PATH, and bash or sh as the command); ``source`` and
+        ``origin`` as in `Image`. Adding the same again is the same image. Raises InvalidArgument and OSError as
+        `archive.unpack` does; nothing is left then.
         """
         from poc.images import archive
 
@@ -234,7 +244,7 @@ class Store:
         with self.work() as work:
             rootfs = work.rootfs()
             layer = archive.unpack(file, rootfs, progress, keep=(work.fd,))
-            return self.adopt(rootfs, layer, reference, config, **origin)
+            return self.adopt(rootfs, layer, reference, config, source=source, origin=origin)
 
     def add_directory(
         self,
@@ -242,7 +252,9 @@ class Store:
         reference: str,
         config: dict[str, Any] | None = None,
         progress: Progress = None,
-        **origin: str,
+        *,
+        source: str = "",
+        origin: str = "",
     ) -> Image:
         """Make an image of a copy of a rootfs directory, without what is mounted in it; see `add_tar`."""
         from poc.images import archive
@@ -253,10 +265,17 @@ class Store:
         if os.path.commonpath((path, os.path.realpath(self.data))) == path:
             raise errors.InvalidArgument(f"{path} holds poc's own store, {self.data}; an image can't contain itself")
         with archive.pack(path) as stream:
-            return self.add_tar(stream, reference, config, progress, **origin)
+            return self.add_tar(stream, reference, config, progress, source=source, origin=origin)
 
     def adopt(
-        self, rootfs: str, layer: str, reference: str, config: dict[str, Any] | None = None, **origin: str
+        self,
+        rootfs: str,
+        layer: str,
+        reference: str,
+        config: dict[str, Any] | None = None,
+        *,
+        source: str = "",
+        origin: str = "",
     ) -> Image:
         """Move a finished rootfs from a work directory into the store as a one-layer image.
 
@@ -264,7 +283,7 @@ class Store:
         """
         from poc.images import content
 
-        details = content.describe(rootfs, layer, config, origin)
+        details = content.describe(rootfs, layer, config) | {"source": source, "origin": origin}
         content.sync(rootfs)
         with self._lock():
             present = self._same(reference, details)
