@@ -7,7 +7,7 @@ checkout=$(cd "${here:?}/.." && pwd -P)
 venv=$checkout/.venv
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin # `su` leaves these out
 umask 022
-export DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1
+export DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 PIP_ROOT_USER_ACTION=ignore
 
 # Debian's package, Fedora's (- if only a system with apt can use it), and a command or a file that shows it is there.
 # The packages of Python itself come on top.
@@ -145,7 +145,7 @@ pip_install() {
     environment=$1
     shift
     quietly "installing Python packages into $environment" "$environment/bin/python" -I -m pip install -q \
-        --no-input --disable-pip-version-check --root-user-action ignore "$@" || die "pip could not install $*"
+        --no-input --disable-pip-version-check "$@" || die "pip could not install $*"
 }
 
 need_root() {
