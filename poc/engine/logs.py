@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from json.encoder import encode_basestring_ascii as _quoted
 
 from poc._fs import write_all
 
@@ -43,37 +44,37 @@ class LogWriter:
         """Log the lines that ``data`` completes. Raises OSError when the disk is full."""
         lines = (self._partial[stream] + data).split(b"\n")
         self._partial[stream] = b""  # even if the disk is full: the memory must stay bounded
-        now = timestamp()
-        encoded = [self._encode(line + b"\n", stream, now) for line in lines[:-1]]
-        last = lines[-1]
+        last = lines.pop()
         if len(last) >= LONGEST_LINE:
-            encoded.append(self._encode(last, stream, now))
-            last = b""
-        if encoded:
-            self._append("".join(encoded))
+            whole, last = last, b""
+        else:
+            whole = b""
+        parts = [part for line in lines for part in _split(line + b"\n")] + _split(whole)
+        if parts:
+            self._append(parts, stream)
         self._partial[stream] = last
-
-    def _encode(self, line: bytes, stream: str, now: str) -> str:
-        parts = [line[start : start + LONGEST_LINE] for start in range(0, len(line), LONGEST_LINE)]
-        return "".join(
-            json.dumps({"log": part.decode("utf-8", "surrogateescape"), "stream": stream, "time": now}) + "\n"
-            for part in parts
-        )
 
     def close(self) -> None:
         """Log what lacks its newline, and close."""
         try:
             for stream, rest in self._partial.items():
                 if rest:
-                    self._append(self._encode(rest, stream, timestamp()))
+                    self._append([rest], stream)
         finally:
             if self._fd >= 0:
                 os.close(self._fd)
 
-    def _append(self, entries: str) -> None:
+    def _append(self, parts: list[bytes], stream: str) -> None:
         if self._fd < 0:
             self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
-        write_all(self._fd, entries.encode())
+        # Put together by hand: a dict and an encoder for each line would slow down who writes short ones.
+        end = f', "stream": "{stream}", "time": "{timestamp()}"}}\n'
+        entries = [f'{{"log": {_quoted(part.decode("utf-8", "surrogateescape"))}{end}' for part in parts]
+        write_all(self._fd, "".join(entries).encode())
+
+
+def _split(line: bytes) -> list[bytes]:
+    return [line[start : start + LONGEST_LINE] for start in range(0, len(line), LONGEST_LINE)]
 
 
 def read(path: str, tail: int | None = None, is_running: Callable[[], bool] | None = None) -> Iterator[Line]:
