@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from poc import _fs
+from poc.engine.store import read_optional
 from poc.errors import Conflict
 from poc.images.store import Store
 
@@ -40,16 +40,19 @@ class Images:
 
         Raises Conflict when a container needs it: ``force`` does not change that.
         """
-        image = self.store.get(reference)
-        users = self.users(image.id)
-        if users and (len(image.references) < 2 or reference.startswith("sha256:")):
-            raise Conflict(f"image {reference} is used by container {users[0][:12]}; remove that first")
-        return self.store.remove(reference, force)
+        return self.store.remove(reference, force, before_delete=self._refuse_if_used)
+
+    def _refuse_if_used(self, image: Image) -> None:
+        if users := self.users(image.id):
+            name = ", ".join(image.references) or image.id[:19]
+            raise Conflict(f"image {name} is used by container {users[0][:12]}; remove that first")
 
     def users(self, image_id: str) -> Names:
         """The ids of the containers that were made from an image."""
         paths = self._engine.paths
-        return [id for id in paths.ids() if _fs.read_json(paths.container(id, "container.json"))["image"] == image_id]
+        return [
+            id for id in paths.ids() if read_optional(paths.container(id, "container.json")).get("image") == image_id
+        ]
 
     def make_base(
         self, source: str | None = None, argument: str | None = None, progress: Progress | None = None
