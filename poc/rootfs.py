@@ -96,6 +96,13 @@ _ATTRIBUTES = {
 }
 _ATIME_MASK = 0x70
 _ATIME_FLAGS = MS_NOATIME | MS_STRICTATIME | MS_RELATIME
+# config-linux.md's "rro" and the like: (set, cleared) attributes for a mount and all below it
+_RECURSIVE = {}
+for _on, _off, _flag in _SWITCHES:
+    if _flag in _ATTRIBUTES:
+        _mask = _ATIME_MASK if _flag & _ATIME_FLAGS else 0
+        _RECURSIVE["r" + _on] = (_ATTRIBUTES[_flag], _mask)
+        _RECURSIVE["r" + _off] = (0, _mask or _ATTRIBUTES[_flag])
 
 DEV_LINKS = (
     ("fd", "/proc/self/fd"),
@@ -151,18 +158,20 @@ class Mount:
     """One OCI mount (config-linux.md, Mounts): where from, where to, and its options taken apart.
 
     ``flags`` and ``cleared`` are mount(2) flags, ``propagation`` a tuple of them, ``data`` what is left
-    for the file system itself.
+    for the file system itself. ``recursive`` are pairs of attributes for mount_setattr(2).
     """
 
-    __slots__ = ("cleared", "data", "flags", "kind", "propagation", "source", "target")
+    __slots__ = ("cleared", "data", "flags", "kind", "propagation", "recursive", "source", "target", "tree")
 
     def __init__(self, target: str, kind: str, source: str | None = None, options: Iterable[str] = ()) -> None:
         self.target = target
         self.kind = kind
         self.source = source
-        self.flags = 0
+        self.flags = MS_BIND if kind == "bind" else 0
         self.cleared = 0
+        self.tree = -1
         propagation = []
+        recursive = []
         data = []
         for option in options:
             if option in _FLAGS:
@@ -171,10 +180,20 @@ class Mount:
                 self.cleared = (self.cleared | off) & ~on
             elif option in PROPAGATION:
                 propagation.append(PROPAGATION[option])
+            elif option in _RECURSIVE:
+                recursive.append(_RECURSIVE[option])
             else:
                 data.append(option)
         self.propagation = tuple(propagation)
+        self.recursive = tuple(recursive)
         self.data = ",".join(data)
+        if self.data and self.flags & MS_BIND:
+            raise InvalidArgument(f"mount {target}: {self.data} means nothing for a bind mount")
+
+    def open_source(self) -> None:
+        """Open what is to be bound, for an `apply` that may no longer be let into its directory. Raises OSError."""
+        if self.flags & MS_BIND and self.tree < 0:
+            self.tree = _libc.open_tree(self.source or "", recursive=bool(self.flags & MS_REC))
 
     def apply(self, root_fd: int) -> None:
         """Mount it below ``root_fd``. Raises OSError naming source and target."""
@@ -183,6 +202,7 @@ class Mount:
                 self._bind(root_fd)
             else:
                 self._mount(root_fd)
+            self._change_below(root_fd)
             self._propagate(root_fd)
         except OSError as error:
             what = f"bind {self.source}" if self.flags & MS_BIND else self.kind
@@ -203,8 +223,8 @@ class Mount:
         return _libc.openat2(root_fd, path, os.O_PATH | os.O_DIRECTORY, RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS)
 
     def _bind(self, root_fd: int) -> None:
-        source = self.source or ""
-        tree = _libc.open_tree(source, recursive=bool(self.flags & MS_REC))
+        self.open_source()
+        tree, self.tree = self.tree, -1
         try:
             if attributes := self.attributes():
                 _libc.mount_setattr(tree, *attributes)
@@ -225,6 +245,14 @@ class Mount:
         if self.flags & _ATIME_FLAGS:
             off |= _ATIME_MASK  # EINVAL unless the whole mask is cleared when one of the atime modes is set
         return (on, off) if on or off else None
+
+    def _change_below(self, root_fd: int) -> None:
+        for on, off in self.recursive:
+            target = open_in_root(root_fd, self.target)
+            try:
+                _libc.mount_setattr(target, on, off, recursive=True)
+            finally:
+                os.close(target)
 
     def _propagate(self, root_fd: int) -> None:
         for flag in self.propagation:
@@ -468,13 +496,25 @@ class Overlay:
     write no more than its size; ``upper`` and ``work`` are then directories at its root's path.
     """
 
-    __slots__ = ("disk", "lower", "upper", "work")
+    __slots__ = ("_disk_fd", "disk", "lower", "upper", "work")
 
     def __init__(self, lower: Sequence[str], upper: str, work: str, disk: str | None = None) -> None:
         self.lower = tuple(lower)
         self.upper = upper
         self.work = work
         self.disk = disk
+        self._disk_fd = -1
+
+    def open(self) -> None:
+        """Get the disk ready, if there is one. `mount` does it otherwise, but not in a cgroup that denies devices."""
+        if self.disk is not None:
+            self._disk_fd = open_disk(self.disk)
+
+    def close(self) -> None:
+        """Let go of what `open` got; a child that has a copy keeps it."""
+        if self._disk_fd >= 0:
+            os.close(self._disk_fd)
+            self._disk_fd = -1
 
     def options(self) -> str:
         """The mount data, escaped: backslash for the parser's own ``\\``, ``:`` and ``,``."""
@@ -485,10 +525,20 @@ class Overlay:
     def mount(self, target: str) -> None:
         """Mount it on ``target``, in the calling process's mount namespace. Raises OSError."""
         if self.disk is not None:
-            mount_disk(self.disk, os.path.dirname(self.upper))
-            for directory in (self.upper, self.work):
-                os.makedirs(directory, 0o755, exist_ok=True)
+            self._mount_disk()
         _libc.mount("overlay", target, "overlay", 0, self.options())
+
+    def _mount_disk(self) -> None:
+        if self._disk_fd < 0:
+            self.open()
+        place = os.open(os.path.dirname(self.upper), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            _libc.move_mount(self._disk_fd, place)
+        finally:
+            os.close(place)
+            self.close()
+        for directory in (self.upper, self.work):
+            os.makedirs(directory, 0o755, exist_ok=True)
 
 
 def escape_overlay(path: str, colon: bool = True) -> str:
@@ -501,15 +551,18 @@ _LOOP_CTL_GET_FREE, _LOOP_CONFIGURE = 0x4C82, 0x4C0A
 _LO_FLAGS_AUTOCLEAR, _LO_FLAGS_DIRECT_IO = 4, 16
 
 
-def mount_disk(image: str, target: str) -> None:
-    """Mount an ext4 image file through a loop device that frees itself with its last mount (loop(4), autoclear)."""
+def open_disk(image: str) -> int:
+    """A detached mount of an ext4 image file, as a descriptor for move_mount(2).
+
+    Its loop device frees itself with its last mount (loop(4), autoclear).
+    """
     backing = os.open(image, os.O_RDWR | os.O_CLOEXEC)
     try:
         loop, path = _attach_loop(backing)
     finally:
         os.close(backing)
     try:
-        _libc.mount(path, target, "ext4", MS_NODEV | MS_NOSUID)
+        return _libc.new_mount("ext4", {}, path, _libc.MOUNT_ATTR_NODEV | _libc.MOUNT_ATTR_NOSUID)
     finally:
         os.close(loop)
 
@@ -546,8 +599,8 @@ def bind_self(path: str) -> None:
     _libc.mount(path, path, None, MS_BIND | MS_REC)
 
 
-def enter(root: str) -> None:
-    """Make ``root`` this namespace's root and let go of the old one (pivot_root(2), NOTES)."""
+def enter(root: str | int) -> None:
+    """Make ``root``, a path or a descriptor, this namespace's root and let go of the old one (pivot_root(2), NOTES)."""
     os.chdir(root)
     _libc.pivot_root(".", ".")
     # Both roots are stacked on "/" now, the old one on top.

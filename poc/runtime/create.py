@@ -151,7 +151,10 @@ def _clone(init: Init, parent: Channel, group: Cgroup) -> Process:
 
     birthplace = group.fd()
     try:
-        return clone(_new_namespaces(init.spec) - _LATE, child, birthplace)
+        if init.overlay is not None:
+            init.overlay.open()  # by us, who may open loop devices
+        joining = _joining(init.gate) if init.gate is not None and init.gate.joined else None
+        return clone(_new_namespaces(init.spec) - _LATE, child, birthplace, joining)
     finally:
         if birthplace is not None:
             os.close(birthplace)
@@ -166,6 +169,8 @@ def _await_ready(channel: Channel, terminal: bool) -> int | None:
     return console
 
 
+        if init.overlay is not None:
+            init.overlay.close()
 def _end(process: Process) -> None:
     process.kill()
     process.wait()
