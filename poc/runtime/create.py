@@ -153,8 +153,7 @@ def _clone(init: Init, parent: Channel, group: Cgroup) -> Process:
     try:
         if init.overlay is not None:
             init.overlay.open()  # by us, who may open loop devices
-        joining = _joining(init.gate) if init.gate is not None and init.gate.joined else None
-        return clone(_new_namespaces(init.spec) - _LATE, child, birthplace, joining)
+        return clone(_new_namespaces(init.spec) - _LATE, child, birthplace)
     finally:
         if birthplace is not None:
             os.close(birthplace)
