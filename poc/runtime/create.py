@@ -155,6 +155,8 @@ def _clone(init: Init, parent: Channel, group: Cgroup) -> Process:
             init.overlay.open()  # by us, who may open loop devices
         return clone(_new_namespaces(init.spec) - _LATE, child, birthplace)
     finally:
+        if init.overlay is not None:
+            init.overlay.close()
         if birthplace is not None:
             os.close(birthplace)
 
@@ -168,8 +170,6 @@ def _await_ready(channel: Channel, terminal: bool) -> int | None:
     return console
 
 
-        if init.overlay is not None:
-            init.overlay.close()
 def _end(process: Process) -> None:
     process.kill()
     process.wait()
