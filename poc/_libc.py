@@ -7,6 +7,7 @@ that a thread of its parent holds. Numbers of system calls from 424 on are the s
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 
 libc = ctypes.PyDLL(None, use_errno=True)
@@ -50,9 +51,9 @@ def check(result: int, call: str, path: str | bytes | None = None) -> int:
     """``result``, or the OSError of errno, whose text names the call and what it was called on."""
     if result != -1:
         return result
-    errno = ctypes.get_errno()
+    number = ctypes.get_errno()
     subject = "" if path is None else " " + os.fsdecode(path)
-    raise OSError(errno, f"{call}{subject}: {os.strerror(errno)}")
+    raise OSError(number, f"{call}{subject}: {os.strerror(number)}")
 
 
 def mount(source: str | None, target: str, kind: str | None, flags: int = 0, data: str | None = None) -> None:
@@ -144,6 +145,14 @@ def new_mount(kind: str, options: dict[str, str | None], source: str | None = No
         os.close(fs)
 
 
+_NS_GET_NSTYPE = 0xB703
+
+
+def namespace_type(fd: int) -> int:
+    """ioctl_ns(2), NS_GET_NSTYPE: the CLONE_NEW* flag of a namespace's descriptor. ENOTTY for another file's."""
+    return check(libc.ioctl(fd, ctypes.c_ulong(_NS_GET_NSTYPE)), "ioctl NS_GET_NSTYPE")
+
+
 class _StatFS(ctypes.Structure):
     _fields_ = (("type", ctypes.c_long), ("rest", ctypes.c_long * 31))
 
@@ -171,6 +180,17 @@ def prctl(option: int, *arguments: int) -> int:
     """prctl(2), for the options that python-prctl does not know."""
     values = [ctypes.c_ulong(value) for value in (*arguments, 0, 0, 0, 0)[:4]]
     return check(libc.prctl(option, *values), f"prctl {option}")
+
+
+_SYS_KEYCTL = {"x86_64": 250}.get(os.uname().machine, 219)
+_KEYCTL_JOIN_SESSION_KEYRING = 1
+
+
+def join_session_keyring(name: str) -> None:
+    """keyctl(2): a new session keyring, out of reach of the caller's keys. Without effect on a kernel without."""
+    result = libc.syscall(_SYS_KEYCTL, _KEYCTL_JOIN_SESSION_KEYRING, os.fsencode(name), 0, 0, 0)
+    if result != -1 or ctypes.get_errno() != errno.ENOSYS:
+        check(result, "keyctl", name)
 
 
 def malloc_trim() -> None:

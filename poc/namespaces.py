@@ -19,7 +19,7 @@ from poc._libc import clone3, setns, unshare
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from typing import NoReturn
 
 # OCI name, name under /proc/PID/ns, CLONE_NEW* flag. The order is that of joining: user first, because
@@ -85,20 +85,26 @@ def flags_of(names: Iterable[str]) -> int:
     return flags
 
 
-def clone(names: Iterable[str], child: Callable[[], int | None], cgroup_fd: int | None = None) -> Process:
+def clone(
+    names: Iterable[str],
+    child: Callable[[], int | None],
+    cgroup_fd: int | None = None,
+    joining: Callable[[], None] | None = None,
+) -> Process:
     """Start ``child`` in a new process with new namespaces: one clone3(2).
 
-    ``names`` are OCI names (`FLAGS`); ``cgroup_fd`` is the directory of a v2 cgroup to be born in. The
-    child never returns into the caller's frames: it executes a program, or ends with the value of
-    ``child`` (None: 0), or 1 after an exception. It has the caller's memory as `os.fork` gives it, so
+    ``names`` are OCI names (`FLAGS`); ``cgroup_fd`` is the directory of a v2 cgroup to be born in. ``joining`` is
+    called first, in a process made for it: what that enters (`enter`), the child is born in, as a child of the
+    caller all the same. The child never returns into the caller's frames: it executes a program, or ends with the
+    value of ``child`` (None: 0), or 1 after an exception. It has the caller's memory as `os.fork` gives it, so
     it should import nothing. Safe in a program with threads. Raises OSError.
     """
     arguments = _CloneArguments(flags=flags_of(names), exit_signal=signal.SIGCHLD)
     if cgroup_fd is not None:
         arguments.flags |= _CLONE_INTO_CGROUP
         arguments.cgroup = cgroup_fd
-    if os.stat("/proc/self/task").st_nlink > 3:  # itself, its parent, and a directory for each thread
-        return _clone_from_fork(arguments, child)
+    if joining or os.stat("/proc/self/task").st_nlink > 3:  # itself, its parent, and a directory for each thread
+        return _clone_from_fork(arguments, child, joining)
     pidfd = ctypes.c_int(-1)
     arguments.flags |= _CLONE_PIDFD
     arguments.pidfd = ctypes.addressof(pidfd)
@@ -123,7 +129,9 @@ def _raw_clone(arguments: _CloneArguments) -> int:
     return pid
 
 
-def _clone_from_fork(arguments: _CloneArguments, child: Callable[[], int | None]) -> Process:
+def _clone_from_fork(
+    arguments: _CloneArguments, child: Callable[[], int | None], joining: Callable[[], None] | None
+) -> Process:
     # A raw clone3 skips glibc's fork handlers, and a malloc lock that another thread holds would stay locked
     # in the child for ever. os.fork runs them; its only thread then clones a sibling of its own.
     arguments.flags |= _CLONE_PARENT
@@ -132,28 +140,41 @@ def _clone_from_fork(arguments: _CloneArguments, child: Callable[[], int | None]
     stub = os.fork()
     if stub == 0:
         os.close(reader)
-        run_and_exit(lambda: _clone_and_tell(arguments, child, writer))
+        run_and_exit(lambda: _clone_and_tell(arguments, child, joining, writer))
     os.close(writer)
     try:
-        answer = os.read(reader, 32)
-        os.waitpid(stub, 0)
+        answer, _, text = os.read(reader, 512).partition(b" ")
+        reap(stub)
     finally:
         os.close(reader)
     pid = int(answer or b"-5")
     if pid < 0:
-        raise OSError(-pid, f"clone3: {os.strerror(-pid)}")
+        raise OSError(-pid, text.decode(errors="replace"))
     return Process(pid, os.pidfd_open(pid))
 
 
-def _clone_and_tell(arguments: _CloneArguments, child: Callable[[], int | None], writer: int) -> None:
+def _clone_and_tell(
+    arguments: _CloneArguments, child: Callable[[], int | None], joining: Callable[[], None] | None, writer: int
+) -> None:
     try:
+        if joining is not None:
+            joining()
         pid = _raw_clone(arguments)
     except OSError as error:
-        pid = -(error.errno or 5)
+        os.write(writer, b"-%d %s" % (error.errno or 5, str(error.strerror).encode(errors="replace")[:256]))
+        return
     if pid == 0:
         os.close(writer)
         run_and_exit(child)
     os.write(writer, b"%d" % pid)
+
+
+def reap(pid: int) -> None:
+    """Wait for a child's end; content when the program's own SIGCHLD handler, or its ignoring SIGCHLD, did so."""
+    try:
+        os.waitpid(pid, 0)
+    except ChildProcessError:
+        pass
 
 
 def run_and_exit(child: Callable[[], int | None]) -> NoReturn:
@@ -173,17 +194,26 @@ def join(pid: int, names: Iterable[str]) -> None:
     Joining ``pid`` counts for children made afterwards, not for the caller (pid_namespaces(7)).
     """
     wanted = set(names)
-    opened = [
-        (os.open(f"/proc/{pid}/ns/{proc}", os.O_RDONLY | os.O_CLOEXEC), flag)
-        for name, proc, flag in NAMESPACES
+    opened = {
+        name: os.open(f"/proc/{pid}/ns/{proc}", os.O_RDONLY | os.O_CLOEXEC)
+        for name, proc, _ in NAMESPACES
         if name in wanted
-    ]
+    }
     try:
-        for fd, flag in opened:
-            setns(fd, flag)
+        enter(opened)
     finally:
-        for fd, _ in opened:
+        for fd in opened.values():
             os.close(fd)
+
+
+def enter(opened: Mapping[str, int]) -> None:
+    """Enter namespaces by descriptors, {OCI name: descriptor}, in the order that works. Raises OSError."""
+    for name, _, flag in NAMESPACES:
+        if name in opened:
+            try:
+                setns(opened[name], flag)
+            except OSError as error:
+                raise OSError(error.errno, f"join {name} namespace: {os.strerror(error.errno or 0)}") from None
 
 
 def leave(names: Iterable[str]) -> None:

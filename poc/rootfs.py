@@ -103,6 +103,7 @@ for _on, _off, _flag in _SWITCHES:
         _mask = _ATIME_MASK if _flag & _ATIME_FLAGS else 0
         _RECURSIVE["r" + _on] = (_ATTRIBUTES[_flag], _mask)
         _RECURSIVE["r" + _off] = (0, _mask or _ATTRIBUTES[_flag])
+OPTIONS = (*_FLAGS, *PROPAGATION, *_RECURSIVE)  # that are poc's, not the file system's
 
 DEV_LINKS = (
     ("fd", "/proc/self/fd"),
@@ -423,6 +424,15 @@ def plan(spec: Mapping[str, Any], hierarchies: Sequence[tuple[str, str, str]] = 
     steps: list[Step] = []
     for entry in spec.get("mounts", ()):
         steps.extend(_plan_mount(entry, hierarchies, _has_namespace(linux, "cgroup")))
+    if _has_namespace(linux, "user"):
+        # There mknod(2) is refused to everybody; the host's nodes are bound instead (config-linux.md, Devices).
+        nodes = [f"/dev/{name}" for name, _, _ in DEFAULT_DEVICES]
+        nodes += [entry["path"] for entry in linux.get("devices", ()) if entry["path"] not in nodes]
+        steps.extend(Mount(path, "bind", path) for path in nodes)
+        steps.extend(Link(f"/dev/{name}", to) for name, to in DEV_LINKS)
+        return steps
+    if any(_is_bind_on_dev(entry) for entry in spec.get("mounts", ())):
+        return steps
     steps.append(DefaultDevices())
     steps.extend(_plan_device(entry) for entry in linux.get("devices", ()))
     return steps

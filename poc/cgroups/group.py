@@ -284,6 +284,13 @@ class Cgroup:
         except FileNotFoundError:
             return False
 
+    def freezer(self) -> str:
+        """The file that holds 1 while the group is to be frozen; "" on a host that can't freeze."""
+        try:
+            return self._freezer("cgroup.freeze", "freezer.self_freezing")
+        except Unsupported:
+            return ""
+
     def _ask_frozen(self, frozen: bool) -> None:
         path = self._freezer("cgroup.freeze", "freezer.state")
         try:

@@ -78,6 +78,13 @@ class Linux(TypedDict, total=False):
     readonlyPaths: list[str]
 
 
+class Hook(TypedDict, total=False):
+    path: str
+    args: list[str]
+    env: list[str]
+    timeout: int
+
+
 class Spec(TypedDict, total=False):
     ociVersion: str
     root: Root
@@ -85,5 +92,6 @@ class Spec(TypedDict, total=False):
     process: Process
     hostname: str
     domainname: str
+    hooks: dict[str, list[Hook]]
     annotations: dict[str, str]
     linux: Linux

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 CONSOLE, READY, START, ERROR = "console", "ready", "start", "error"
+MAPPED, MOUNTED, PROCEED = "mapped", "mounted", "proceed"  # see `poc.runtime.gate`
 _FAILURES = {error.__name__: error for error in (SetupError, CommandNotFound, CommandNotExecutable)}
 _LONGEST = 1 << 16
 

@@ -13,11 +13,12 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack
 
-from poc import cgroups, rootfs
+from poc import _libc, cgroups, rootfs
+from poc._fs import write_text
 from poc.errors import SetupError
-from poc.namespaces import clone
+from poc.namespaces import clone, enter
 from poc.runtime import seccomp
-from poc.runtime.channel import CONSOLE, READY, START, Channel, pair
+from poc.runtime.channel import CONSOLE, MAPPED, MOUNTED, PROCEED, READY, START, Channel, pair
 from poc.runtime.init import Init
 
 TYPE_CHECKING = False
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
 
     from poc.cgroups import Cgroup
     from poc.namespaces import Process
-    from poc.oci.types import Spec
+    from poc.oci.types import Linux, Spec
     from poc.rootfs import Overlay
+    from poc.runtime.gate import Gate
 
 
 class Created:
@@ -53,6 +55,10 @@ class Created:
         finally:
             self._channel.close()
 
+    def leave(self) -> None:
+        """Leave it waiting at its gate."""
+        self._channel.close()
+
     def abandon(self) -> None:
         """End it and take its cgroup away, whether it was started or not."""
         _end(self.process)
@@ -70,6 +76,9 @@ def create(
     tied_to_parent: bool = False,
     hold: bool = True,
     while_mounting: Callable[[Process], None] | None = None,
+    gate: Gate | None = None,
+    preserved: int = 0,
+    keyring: str | None = None,
 ) -> Created:
     """Create the container that ``spec`` describes; ``root.path`` may be relative to ``bundle``.
 
@@ -77,7 +86,9 @@ def create(
     standard descriptors when it has no terminal. ``cache`` is a directory for compiled seccomp filters.
     With ``reaper`` poc itself is process 1 and the program its child; with ``tied_to_parent`` it is
     killed when the caller dies. ``while_mounting`` is called in the parent while the child mounts. Without
-    ``hold`` the program may run before `Created.start` is called, which then only waits for it.
+    ``hold`` the program may run before `Created.start` is called, which then only waits for it. With ``gate``
+    the program waits there for its start, and outlives the caller. ``preserved`` is how many descriptors above 2
+    it keeps, ``keyring`` the name of its session keyring; None leaves it the caller's.
     Raises OSError, and PocError with the step that failed.
     """
     resources = spec["linux"].get("resources", {})
@@ -91,15 +102,20 @@ def create(
         undo.callback(parent.close)
         init = _init(spec, bundle, child, group, cache)
         init.overlay, init.stdio, init.reaper, init.tied_to_parent = overlay, stdio, reaper, tied_to_parent
+        init.gate, init.preserved, init.keyring = gate, preserved, keyring
+        init.mapped = "user" in _new_namespaces(spec) or (gate is not None and "user" in gate.joined)
         process = _clone(init, parent, group)
         undo.callback(_end, process)
         child.close()
         try:
             if while_mounting is not None:
                 while_mounting(process)
+            if init.mapped:
+                _map_ids(process.pid, spec["linux"])
+                parent.send(MAPPED)
             if not hold:
                 parent.send(START)
-            console = _await_ready(parent, bool(spec["process"].get("terminal", False)))
+            console = _await_ready(parent, process, init)
         except (OSError, SetupError):
             if group.oom_kills():
                 raise SetupError("the memory limit is too low: there was an OOM kill before the program ran") from None
@@ -153,7 +169,8 @@ def _clone(init: Init, parent: Channel, group: Cgroup) -> Process:
     try:
         if init.overlay is not None:
             init.overlay.open()  # by us, who may open loop devices
-        return clone(_new_namespaces(init.spec) - _LATE, child, birthplace)
+        joining = _joining(init.gate) if init.gate is not None and init.gate.joined else None
+        return clone(_new_namespaces(init.spec) - _LATE, child, birthplace, joining)
     finally:
         if init.overlay is not None:
             init.overlay.close()
@@ -161,11 +178,36 @@ def _clone(init: Init, parent: Channel, group: Cgroup) -> Process:
             os.close(birthplace)
 
 
-def _await_ready(channel: Channel, terminal: bool) -> int | None:
+def _joining(gate: Gate) -> Callable[[], None]:
+    def join() -> None:
+        # Who is in there already must not trace us, nor read our descriptors (CVE-2016-9962).
+        _libc.prctl(_PR_SET_DUMPABLE, 0)
+        enter(gate.joined)
+
+    return join
+
+
+_PR_SET_DUMPABLE = 4
+
+
+def _map_ids(pid: int, linux: Linux) -> None:
+    """user_namespaces(7): one write each. Nothing to do for a namespace that is joined."""
+    for file, mappings in (("uid_map", linux.get("uidMappings")), ("gid_map", linux.get("gidMappings"))):
+        if mappings:
+            lines = [f"{entry['containerID']} {entry['hostID']} {entry['size']}\n" for entry in mappings]
+            write_text(f"/proc/{pid}/{file}", "".join(lines))
+
+
+def _await_ready(channel: Channel, process: Process, init: Init) -> int | None:
     console = None
-    if terminal:
+    if init.spec["process"].get("terminal", False):
         channel.expect(CONSOLE)
         console = channel.received_fds.pop()
+    if init.gate is not None and init.gate.hooks is not None:
+        channel.expect(MOUNTED)
+        for kind in ("prestart", "createRuntime"):
+            init.gate.hooks.run(kind, "creating", process.pid)
+        channel.send(PROCEED)
     channel.expect(READY)
     return console
 

@@ -15,22 +15,23 @@ import signal
 import prctl
 
 from poc import _libc, namespaces, rootfs
-from poc._fs import write_text
+from poc._fs import read_bytes, write_text
 from poc.errors import CommandNotExecutable, CommandNotFound, SetupError
 from poc.net import loopback_up
 from poc.oci.defaults import DEFAULT_PATH
 from poc.runtime import capabilities, seccomp, terminal
-from poc.runtime.channel import CONSOLE, READY, START
+from poc.runtime.channel import CONSOLE, MAPPED, MOUNTED, PROCEED, READY, START
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from typing import NoReturn
 
     from poc.cgroups import Cgroup
     from poc.oci.types import Spec
     from poc.rootfs import Overlay, Step
     from poc.runtime.channel import Channel
+    from poc.runtime.gate import Gate
 
 
 _CATCHABLE = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
@@ -40,8 +41,8 @@ class Init:
     """Everything the child needs, gathered by the parent before the clone."""
 
     __slots__ = (
-        *("cgroup", "channel", "filter", "filter_flags", "late_namespaces", "overlay", "plan", "protection", "reaper"),
-        *("root", "root_fd", "spec", "stdio", "tied_to_parent"),
+        *("cgroup", "channel", "filter", "filter_flags", "gate", "keyring", "late_namespaces", "mapped", "overlay"),
+        *("plan", "preserved", "protection", "reaper", "root", "root_fd", "spec", "stdio", "steps", "tied_to_parent"),
     )
 
     def __init__(
@@ -59,6 +60,8 @@ class Init:
         late_namespaces: Collection[str] = (),
         reaper: bool = False,
         tied_to_parent: bool = False,
+        gate: Gate | None = None,
+        mapped: bool = False,
     ) -> None:
         self.spec = spec
         self.root = root
@@ -73,7 +76,12 @@ class Init:
         self.late_namespaces = late_namespaces
         self.reaper = reaper
         self.tied_to_parent = tied_to_parent
+        self.gate = gate
+        self.mapped = mapped
+        self.preserved = 0
+        self.keyring: str | None = None
         self.root_fd = -1
+        self.steps: Sequence[tuple[str, Callable[[Init], None]]] = _STEPS
 
     def run(self) -> NoReturn:
         """Be the container's first process."""
@@ -81,7 +89,7 @@ class Init:
         # It would finalise what is the caller's, and by touching all that is there copy it into the new cgroup.
         gc.disable()
         try:
-            for name, action in _STEPS:
+            for name, action in self.steps:
                 step = name
                 action(self)
         except BaseException as error:
@@ -98,6 +106,8 @@ def _join_cgroup(init: Init) -> None:
 def _new_session(init: Init) -> None:
     os.setsid()
     os.umask(0)
+    if init.keyring is not None:
+        _libc.join_session_keyring(init.keyring)
 
 
 def _late_namespaces(init: Init) -> None:
@@ -114,20 +124,44 @@ def _mount_root(init: Init) -> None:
     init.root_fd = os.open(init.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
+def _become_root(init: Init) -> None:
+    """In a user namespace: be its root, once the caller has said who that is."""
+    if not init.mapped:
+        return
+    # The root that is mapped may not be let into the directories of what is to be mounted.
+    for step in init.plan:
+        if isinstance(step, rootfs.Mount):
+            step.open_source()
+    init.channel.expect(MAPPED)
+    os.setgroups([])
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+
+
 def _mount_all(init: Init) -> None:
     for step in init.plan:
         step.apply(init.root_fd)
 
 
 def _open_console(init: Init) -> None:
-    if not init.spec["process"].get("terminal", False):
-        return
+    if init.spec["process"].get("terminal", False):
+        terminal.bind_console(init.root_fd, _new_console(init))
+
+
+def _join_console(init: Init) -> None:
+    """The same for a process that comes later: /dev/console stays the first one's."""
+    init.root_fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    if init.spec["process"].get("terminal", False):
+        _new_console(init)
+
+
+def _new_console(init: Init) -> int:
     size = init.spec["process"].get("consoleSize", {})
     master, slave = terminal.open_in_container(init.root_fd, size.get("height", 0), size.get("width", 0))
-    terminal.bind_console(init.root_fd, slave)
     init.channel.send(CONSOLE, (master,))
     os.close(master)
     init.stdio = (slave, slave, slave)
+    return slave
 
 
 def _use_stdio(init: Init) -> None:
@@ -165,13 +199,38 @@ def _protect(init: Init) -> None:
         step.apply(init.root_fd)
 
 
+def _create_container(init: Init) -> None:
+    if init.gate is not None and init.gate.hooks is not None:
+        init.channel.send(MOUNTED)
+        init.channel.expect(PROCEED)
+        init.gate.hooks.run("createContainer", "creating", os.getpid())
+
+
 def _enter_root(init: Init) -> None:
-    rootfs.enter(init.root)
+    rootfs.enter(init.root_fd)
+
+
+def _look_for_program(init: Init) -> None:
+    """Tell `create` already, not `start`, that there is no such program; Docker takes this for its exit status 127."""
+    if init.gate is None:
+        return
+    process = init.spec["process"]
+    path = dict(entry.partition("=")[::2] for entry in process.get("env", ())).get("PATH", DEFAULT_PATH)
+    name = process["args"][0]
+    directories = [process["cwd"]] if "/" in name else path.split(":")
+    if any(os.path.exists(os.path.join(directory, name)) for directory in directories):
+        return
+    missing = "no such file or directory" if "/" in name else "executable file not found in $PATH"
+    raise CommandNotFound(f'exec: "{name}": {missing}', "execve")
 
 
 def _await_start(init: Init) -> None:
     init.channel.send(READY)
-    init.channel.expect(START)
+    if init.gate is None:
+        init.channel.expect(START)
+        return
+    init.channel.close()
+    init.channel = init.gate.wait()
 
 
 def _limits(init: Init) -> None:
@@ -240,9 +299,14 @@ def _load_filter(init: Init) -> None:
         seccomp.load(init.filter, init.filter_flags)
 
 
+def _start_container(init: Init) -> None:
+    if init.gate is not None and init.gate.hooks is not None:
+        init.gate.hooks.run("startContainer", "created", os.getpid(), init.spec["process"].get("env", ()))
+
+
 def _execute(init: Init) -> None:
     process = init.spec["process"]
-    _libc.cloexec_from(3)
+    _libc.cloexec_from(3 + init.preserved)
     for signum in _CATCHABLE:
         if signal.getsignal(signum) == signal.SIG_IGN:
             signal.signal(
@@ -250,7 +314,20 @@ def _execute(init: Init) -> None:
             )  # execve keeps what is ignored, and Python and the monitor ignore some
     if init.reaper:
         be_reaper()
-    execute(process["args"], process.get("env", []))
+    execute(process["args"], _with_home(process.get("env", []), process.get("user", {}).get("uid", 0)))
+
+
+def _with_home(env: Sequence[str], uid: int) -> Sequence[str]:
+    """As runc and crun do, and engines rely on it: HOME is what the container's /etc/passwd says."""
+    if any(entry.startswith("HOME=") for entry in env):
+        return env
+    try:
+        lines = read_bytes("/etc/passwd").decode(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    fields = (line.split(":") for line in lines)
+    homes = [entry[5] for entry in fields if len(entry) == 7 and entry[2] == str(uid)]
+    return [*env, f"HOME={homes[0] if homes and homes[0] else '/'}"]
 
 
 def execute(args: Sequence[str], env: Sequence[str]) -> NoReturn:
@@ -317,11 +394,12 @@ def _reap(child: int) -> None:
             os._exit(code if code >= 0 else 128 - code)
 
 
-_STEPS = (
+_FIRST_STEPS = (
     ("join cgroup", _join_cgroup),
     ("setsid", _new_session),
     ("namespaces", _late_namespaces),
     ("mount root", _mount_root),
+    ("user namespace", _become_root),
     ("mount", _mount_all),
     ("console", _open_console),
     ("stdio", _use_stdio),
@@ -329,8 +407,12 @@ _STEPS = (
     ("loopback", _loopback),
     ("sysctl", _sysctl),
     ("protect", _protect),
+    ("createContainer hooks", _create_container),
     ("pivot_root", _enter_root),
+    ("execve", _look_for_program),
     ("start", _await_start),
+)
+_LAST_STEPS = (
     ("limits", _limits),
     ("bounding set", _bound_capabilities),
     ("seccomp", _early_filter),
@@ -339,5 +421,15 @@ _STEPS = (
     ("working directory", _change_directory),
     ("parent death signal", _end_with_parent),
     ("seccomp", _late_filter),
+    ("startContainer hooks", _start_container),
     ("execve", _execute),
+)
+_STEPS = (*_FIRST_STEPS, *_LAST_STEPS)
+# Of a process that comes into a running container, and is born in its cgroup and namespaces.
+JOINING_STEPS = (
+    ("setsid", _new_session),
+    ("console", _join_console),
+    ("stdio", _use_stdio),
+    ("start", _await_start),
+    *_LAST_STEPS,
 )

@@ -1,0 +1,366 @@
+"""Reads a ``config.json`` that somebody else wrote: what is wrong with it, as one line that names the JSON pointer.
+
+Three passes: the JSON itself, the shape (`_SPEC`, types of everything that is used), and what must hold between
+properties (`_RULES`). A property that the specification knows and that is not carried out is an error as well, never
+passed over; one that the specification does not know is ignored, as it demands. ``null`` is the same as absent.
+Does not know this host: whether the kernel can do what is asked for shows when it is done.
+"""
+
+from __future__ import annotations
+
+import json
+
+from poc import _fs
+from poc.errors import InvalidArgument, Unsupported
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Any, NoReturn
+
+    from poc.oci.types import Process, Spec
+
+NAMESPACES = ("user", "cgroup", "ipc", "uts", "network", "pid", "time", "mount")
+HOOKS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
+RLIMITS = tuple(
+    f"RLIMIT_{name}"
+    for name in (
+        *("AS", "CORE", "CPU", "DATA", "FSIZE", "LOCKS", "MEMLOCK", "MSGQUEUE", "NICE", "NOFILE", "NPROC", "RSS"),
+        *("RTPRIO", "RTTIME", "SIGPENDING", "STACK"),
+    )
+)
+
+
+class _Refused:
+    """In place of a schema: a property that is known and not carried out. An empty value asks for nothing."""
+
+    __slots__ = ("why",)
+
+    def __init__(self, why: str = "poc does not carry this out yet") -> None:
+        self.why = why
+
+
+# A schema is a type, a range of integers, a tuple of strings to choose from, [schema of the items], or a dict of the
+# properties' schemas: those that end in "!" are required, "*" stands for any name.
+_UINT16, _UINT32, _UINT64, _INT32 = range(1 << 16), range(1 << 32), range(1 << 64), range(-(1 << 31), 1 << 31)
+_INT64 = range(-(1 << 63), 1 << 63)
+_ID = range((1 << 32) - 1)  # the largest uint32 means "unchanged" to setresuid(2)
+_STRINGS = [str]
+_MAPPINGS = [{"containerID!": _ID, "hostID!": _ID, "size!": _UINT32}]
+_THROTTLE = [{"major!": _INT64, "minor!": _INT64, "rate!": _UINT64}]
+_HOOK = {"path!": str, "args": _STRINGS, "env": _STRINGS, "timeout": range(1, 1 << 31)}
+
+_PROCESS = {
+    "terminal": bool,
+    "consoleSize": {"height!": _UINT16, "width!": _UINT16},
+    "cwd!": str,
+    "env": _STRINGS,
+    "args!": _STRINGS,
+    "commandLine": _Refused("it is Windows's"),
+    "rlimits": [{"type!": RLIMITS, "soft!": _UINT64, "hard!": _UINT64}],
+    "apparmorProfile": _Refused(),
+    "selinuxLabel": _Refused(),
+    "capabilities": dict.fromkeys(("bounding", "effective", "inheritable", "permitted", "ambient"), _STRINGS),
+    "noNewPrivileges": bool,
+    "oomScoreAdj": range(-1000, 1001),
+    "scheduler": _Refused(),
+    "ioPriority": _Refused(),
+    "execCPUAffinity": _Refused(),
+    "user": {"uid": _ID, "gid": _ID, "umask": range(0o1000), "additionalGids": [_ID]},
+}
+_CPU = {
+    **dict.fromkeys(("shares", "burst", "period", "realtimePeriod"), _UINT64),
+    **dict.fromkeys(("quota", "realtimeRuntime", "idle"), _INT64),
+    **dict.fromkeys(("cpus", "mems"), str),
+}
+_MEMORY = {
+    **dict.fromkeys(("limit", "reservation", "swap", "kernel", "kernelTCP"), _INT64),
+    "swappiness": range(101),
+    **dict.fromkeys(("disableOOMKiller", "useHierarchy", "checkBeforeUpdate"), bool),
+}
+_BLOCK_IO = {
+    **dict.fromkeys(("weight", "leafWeight"), _UINT16),
+    "weightDevice": [{"major!": _INT64, "minor!": _INT64, "weight": _UINT16, "leafWeight": _UINT16}],
+    **dict.fromkeys((f"throttle{way}Device" for way in ("ReadBps", "WriteBps", "ReadIOPS", "WriteIOPS")), _THROTTLE),
+}
+_RESOURCES = {
+    "devices": [
+        {"allow!": bool, "type": ("a", "b", "c", "u", ""), "major": _INT64, "minor": _INT64, "access": str},
+    ],
+    "memory": _MEMORY,
+    "cpu": _CPU,
+    "pids": {"limit": _INT64},
+    "blockIO": _BLOCK_IO,
+    "hugepageLimits": [{"pageSize!": str, "limit!": _UINT64}],
+    "network": {"classID": _UINT32, "priorities": [{"name!": str, "priority!": _UINT32}]},
+    "rdma": {"*": {"hcaHandles": _UINT32, "hcaObjects": _UINT32}},
+    "unified": {"*": str},
+}
+_LINUX = {
+    "namespaces": [{"type!": NAMESPACES, "path": str}],
+    "uidMappings": _MAPPINGS,
+    "gidMappings": _MAPPINGS,
+    "devices": [
+        {
+            "path!": str,
+            "type!": ("b", "c", "u", "p"),
+            "major": range(1 << 12),
+            "minor": range(1 << 20),
+            "fileMode": _UINT32,
+            "uid": _ID,
+            "gid": _ID,
+        }
+    ],
+    "netDevices": _Refused(),
+    "cgroupsPath": str,
+    "resources": _RESOURCES,
+    "intelRdt": _Refused(),
+    "sysctl": {"*": str},
+    "seccomp": {"listenerPath": _Refused(), "listenerMetadata": _Refused(), "*": object},
+    "rootfsPropagation": tuple(
+        f"{recursive}{kind}" for kind in ("shared", "slave", "private", "unbindable") for recursive in ("", "r")
+    )
+    + ("",),
+    "maskedPaths": _STRINGS,
+    "readonlyPaths": _STRINGS,
+    "mountLabel": _Refused(),
+    "memoryPolicy": _Refused(),
+    "personality": _Refused(),
+    "timeOffsets": _Refused(),
+}
+_SPEC = {
+    "ociVersion!": str,
+    "root!": {"path!": str, "readonly": bool},
+    "mounts": [
+        {
+            "destination!": str,
+            "type": str,
+            "source": str,
+            "options": _STRINGS,
+            "uidMappings": _Refused(),
+            "gidMappings": _Refused(),
+        }
+    ],
+    "process!": _PROCESS,
+    "hostname": str,
+    "domainname": str,
+    "hooks": {kind: [_HOOK] for kind in HOOKS},
+    "annotations": {"*": str},
+    "linux!": _LINUX,
+    **dict.fromkeys(("solaris", "windows", "vm", "zos", "freebsd"), _Refused("this is Linux")),
+}
+_TYPES = {dict: "an object", list: "an array", str: "a string", bool: "true or false"}
+
+
+def load(path: str) -> Spec:
+    """The configuration in a file, complete and sound. Raises OSError, InvalidArgument and Unsupported."""
+    return check(read(path))
+
+
+def read(path: str) -> Any:
+    """The JSON value in a file. Raises OSError, and InvalidArgument when it is no JSON."""
+    return parse(_fs.read_bytes(path), path)
+
+
+def parse(data: bytes, name: str) -> Any:
+    """The JSON value that ``data`` is; ``name`` says where from. Raises InvalidArgument."""
+    try:
+        return json.loads(data, parse_constant=_no_constant)
+    except RecursionError:
+        raise InvalidArgument(f"{name}: nested too deeply") from None
+    except ValueError as error:
+        raise InvalidArgument(f"{name}: not JSON: {error}") from None
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")
+
+
+def check(spec: Any) -> Spec:
+    """``spec`` itself, without its nulls. Raises InvalidArgument and Unsupported with the JSON pointer."""
+    _shape(spec, _SPEC, "")
+    for rule in _RULES:
+        rule(spec)
+    checked: Spec = spec
+    return checked
+
+
+def check_process(process: Any) -> Process:
+    """The same for a ``process`` alone, whose pointers then begin with "/process"."""
+    _shape(process, _PROCESS, "/process")
+    _process_rules({"process": process})
+    checked: Process = process
+    return checked
+
+
+def check_resources(resources: Any) -> dict[str, Any]:
+    """The same for ``linux.resources`` alone."""
+    _shape(resources, _RESOURCES, "/linux/resources")
+    checked: dict[str, Any] = resources
+    return checked
+
+
+def _shape(value: Any, schema: Any, pointer: str) -> None:
+    if isinstance(schema, dict):
+        _object(value, schema, pointer)
+    elif isinstance(schema, list):
+        _expect(value, list, pointer)
+        for position, item in enumerate(value):
+            _shape(item, schema[0], f"{pointer}/{position}")
+    elif isinstance(schema, range):
+        if not isinstance(value, int) or isinstance(value, bool) or value not in schema:
+            raise InvalidArgument(f"{pointer}: {value!r:.60} is no integer from {schema[0]} to {schema[-1]}")
+    elif isinstance(schema, tuple):
+        if not isinstance(value, str) or value not in schema:
+            raise InvalidArgument(f"{pointer}: {value!r:.60} is none of {', '.join(filter(None, schema))}")
+    elif isinstance(schema, _Refused):
+        if value:
+            raise Unsupported(f"{pointer}: {schema.why}")
+    else:
+        _expect(value, schema, pointer)
+
+
+def _expect(value: Any, kind: Any, pointer: str) -> None:
+    if not isinstance(value, kind):
+        raise InvalidArgument(f"{pointer or '/'}: {value!r:.60} is not {_TYPES[kind]}")
+    if kind is str and ("\0" in value or not (value.isascii() or _encodes(value))):
+        raise InvalidArgument(f"{pointer}: {value!r:.60} holds a character that no C string can")
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _object(value: Any, schema: dict[str, Any], pointer: str) -> None:
+    _expect(value, dict, pointer)
+    for name in [name for name, item in value.items() if item is None]:
+        del value[name]
+    for name, inner in schema.items():
+        if name == "*":
+            continue
+        key = name.removesuffix("!")
+        if key in value:
+            _shape(value[key], inner, f"{pointer}/{key}")
+        elif key != name:
+            raise InvalidArgument(f"{pointer}/{key}: missing")
+    if "*" in schema:
+        for key in value.keys() - schema.keys():
+            _shape(value[key], schema["*"], f"{pointer}/{escape(key)}")
+
+
+def escape(key: str) -> str:
+    """A property's name as part of a JSON pointer (RFC 6901)."""
+    return key.replace("~", "~0").replace("/", "~1")
+
+
+# ── what must hold between properties ────────────────────────────────────────────────────────────────────
+
+
+def _process_rules(spec: Any) -> None:
+    process = spec["process"]
+    if not process["args"]:
+        raise InvalidArgument("/process/args: empty")
+    if not process["cwd"].startswith("/"):
+        raise InvalidArgument(f"/process/cwd: {process['cwd']!r} is no absolute path")
+    for position, entry in enumerate(process.get("env", ())):
+        if "=" not in entry.lstrip("="):
+            raise InvalidArgument(f"/process/env/{position}: {entry!r:.60} is not NAME=VALUE")
+    _unique((limit["type"] for limit in process.get("rlimits", ())), "/process/rlimits")
+    for position, limit in enumerate(process.get("rlimits", ())):
+        if limit["soft"] > limit["hard"]:
+            raise InvalidArgument(f"/process/rlimits/{position}: soft is more than hard")
+
+
+def _namespace_rules(spec: Any) -> None:
+    namespaces = spec["linux"].get("namespaces", [])
+    _unique((entry["type"] for entry in namespaces), "/linux/namespaces")
+    for position, entry in enumerate(namespaces):
+        if entry.get("path") and not entry["path"].startswith("/"):
+            raise InvalidArgument(f"/linux/namespaces/{position}/path: {entry['path']!r} is no absolute path")
+        if entry.get("path") and entry["type"] == "mount":
+            raise Unsupported(f"/linux/namespaces/{position}/path: poc always makes the mount namespace itself")
+    kinds = {entry["type"] for entry in namespaces}
+    if "mount" not in kinds:
+        raise Unsupported("/linux/namespaces: there is no mount namespace, and poc mounts nothing on the host")
+    for name in ("hostname", "domainname"):
+        if spec.get(name) and "uts" not in kinds:
+            raise InvalidArgument(f"/{name}: would be the host's; /linux/namespaces has no uts namespace")
+
+
+def _unique(values: Iterable[str], pointer: str) -> None:
+    seen: set[str] = set()
+    for position, value in enumerate(values):
+        if value in seen:
+            raise InvalidArgument(f"{pointer}/{position}/type: {value} comes twice")
+        seen.add(value)
+
+
+def _mapping_rules(spec: Any) -> None:
+    linux = spec["linux"]
+    user = next((entry for entry in linux.get("namespaces", ()) if entry["type"] == "user"), None)
+    new = user is not None and not user.get("path")
+    for name in ("uidMappings", "gidMappings"):
+        if bool(linux.get(name)) == new:
+            continue
+        if new:
+            raise InvalidArgument(f"/linux/{name}: missing, and a new user namespace maps nobody without it")
+        if user is None:
+            raise InvalidArgument(f"/linux/{name}: there is no user namespace in /linux/namespaces")
+
+
+# Of kernel.* those that the IPC namespace holds (ipc_namespaces(7)); fs.mqueue.* as well.
+_IPC_SYSCTLS = tuple(
+    f"kernel.{name}" for name in ("msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced")
+)
+_UTS_SYSCTLS = ("kernel.hostname", "kernel.domainname")
+
+
+def _sysctl_rules(spec: Any) -> None:
+    kinds = {entry["type"] for entry in spec["linux"].get("namespaces", ())}
+    for key in spec["linux"].get("sysctl", {}):
+        pointer = f"/linux/sysctl/{escape(key)}"
+        parts = key.replace("/", ".").split(".")
+        if "" in parts:
+            raise InvalidArgument(f"{pointer}: is no name such as net.ipv4.ip_forward")
+        needed = _namespace_of(".".join(parts))
+        if needed is None:
+            raise InvalidArgument(f"{pointer}: belongs to the whole host, not to a namespace")
+        if needed not in kinds:
+            raise InvalidArgument(f"{pointer}: would be the host's; /linux/namespaces has no {needed} namespace")
+
+
+def _namespace_of(key: str) -> str | None:
+    if key in _IPC_SYSCTLS or key.startswith("fs.mqueue."):
+        return "ipc"
+    if key in _UTS_SYSCTLS:
+        return "uts"
+    return "network" if key.startswith("net.") else None
+
+
+def _path_rules(spec: Any) -> None:
+    for pointer, path in _absolute_paths(spec):
+        if not path.startswith("/"):
+            raise InvalidArgument(f"{pointer}: {path!r} is no absolute path")
+    for position, mount in enumerate(spec.get("mounts", ())):
+        if not mount["destination"].strip("/"):
+            raise InvalidArgument(f"/mounts/{position}/destination: {mount['destination']!r} is the root itself")
+    if not spec["root"]["path"]:
+        raise InvalidArgument("/root/path: empty")
+
+
+def _absolute_paths(spec: Any) -> Iterator[tuple[str, str]]:
+    linux = spec["linux"]
+    for name in ("maskedPaths", "readonlyPaths"):
+        yield from ((f"/linux/{name}/{position}", path) for position, path in enumerate(linux.get(name, ())))
+    for position, device in enumerate(linux.get("devices", ())):
+        yield f"/linux/devices/{position}/path", device["path"]
+    for kind in HOOKS:
+        for position, hook in enumerate(spec.get("hooks", {}).get(kind, ())):
+            yield f"/hooks/{kind}/{position}/path", hook["path"]
+
+
+_RULES = (_process_rules, _namespace_rules, _mapping_rules, _sysctl_rules, _path_rules)
