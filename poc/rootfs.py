@@ -431,8 +431,6 @@ def plan(spec: Mapping[str, Any], hierarchies: Sequence[tuple[str, str, str]] = 
         steps.extend(Mount(path, "bind", path) for path in nodes)
         steps.extend(Link(f"/dev/{name}", to) for name, to in DEV_LINKS)
         return steps
-    if any(_is_bind_on_dev(entry) for entry in spec.get("mounts", ())):
-        return steps
     steps.append(DefaultDevices())
     steps.extend(_plan_device(entry) for entry in linux.get("devices", ()))
     return steps

@@ -122,9 +122,7 @@ def _dispatch(options: dict[str, str], words: Sequence[str], log: Log) -> int:
     if log.form not in ("text", "json"):
         raise InvalidArgument(f"--log-format {log.form!r}: it is text or json")
     if options.get("systemd-cgroup"):
-        raise Unsupported(
-            "--systemd-cgroup: poc makes its cgroups itself (cgroupfs), and can't yet ask systemd"
-        )
+        raise Unsupported("--systemd-cgroup: poc makes its cgroups itself (cgroupfs), and can't yet ask systemd")
     if words[0] not in _COMMANDS:
         raise InvalidArgument(f"unknown command {words[0]!r}; they are {', '.join(_COMMANDS)}")
     function, command = _COMMANDS[words[0]]
