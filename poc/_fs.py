@@ -38,6 +38,7 @@ def write_new(path: str, data: str, mode: int = 0o644) -> None:
     """Write a file that nobody looks for yet. Raises FileExistsError."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
+        os.fchmod(fd, mode)  # whatever the caller's umask
         write_all(fd, data.encode("utf-8", "surrogateescape"))
     finally:
         os.close(fd)

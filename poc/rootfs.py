@@ -145,7 +145,7 @@ def make_in_root(root_fd: int, path: str, directory: bool = True) -> int:
             os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644, dir_fd=parent))
         return _libc.openat2(parent, name, os.O_PATH, RESOLVE_NO_SYMLINKS)
     except FileExistsError:
-        raise OSError(40, f"mount target /{path} is a symlink that leads nowhere inside the container") from None
+        raise InvalidArgument(f"/{path} is a symlink that leads nowhere inside the container") from None
     finally:
         os.close(parent)
 
@@ -207,7 +207,9 @@ class Mount:
             self._propagate(root_fd)
         except OSError as error:
             what = f"bind {self.source}" if self.flags & MS_BIND else self.kind
-            raise OSError(error.errno, f"mount {what} on {self.target}: {_reason(error)}") from None
+            options = f" with {self.data}" if self.data else ""
+            reason = os.strerror(error.errno or 0)
+            raise OSError(error.errno, f"mount {what} on {self.target}{options}: {reason}") from None
 
     def _mount(self, root_fd: int) -> None:
         target = self._own_directory(root_fd) if self.kind in ("proc", "sysfs") else make_in_root(root_fd, self.target)
@@ -280,12 +282,11 @@ class Device:
         self.gid = gid
 
     def apply(self, root_fd: int) -> None:
-        """Make the node; its parents are made, an older file of that name is replaced."""
+        """Make the node, and its parents; a file of that name that is there already stays."""
         directory, name = os.path.split(self.path)
         parent = make_in_root(root_fd, directory)
         try:
-            _make_node(name, self.mode, self.rdev, parent)
-            if self.uid or self.gid:
+            if _make_node(name, self.mode, self.rdev, parent) and (self.uid or self.gid):
                 os.chown(name, self.uid, self.gid, dir_fd=parent, follow_symlinks=False)
         except OSError as error:
             raise OSError(error.errno, f"mknod {self.path}: {_reason(error)}") from None
@@ -311,12 +312,12 @@ class DefaultDevices:
             os.close(directory)
 
 
-def _make_node(name: str, mode: int, rdev: int, directory: int) -> None:
+def _make_node(name: str, mode: int, rdev: int, directory: int) -> bool:
     try:
         os.mknod(name, mode, rdev, dir_fd=directory)
     except FileExistsError:
-        os.unlink(name, dir_fd=directory)
-        os.mknod(name, mode, rdev, dir_fd=directory)
+        return False  # never replaced: it may lie in a directory of the host's
+    return True
 
 
 def _make_link(name: str, to: str, directory: int) -> None:
@@ -424,6 +425,8 @@ def plan(spec: Mapping[str, Any], hierarchies: Sequence[tuple[str, str, str]] = 
     steps: list[Step] = []
     for entry in spec.get("mounts", ()):
         steps.extend(_plan_mount(entry, hierarchies, _has_namespace(linux, "cgroup")))
+    if any(_is_bind_on_dev(entry) for entry in spec.get("mounts", ())):
+        return steps
     if _has_namespace(linux, "user"):
         # There mknod(2) is refused to everybody; the host's nodes are bound instead (config-linux.md, Devices).
         nodes = [f"/dev/{name}" for name, _, _ in DEFAULT_DEVICES]
@@ -434,6 +437,12 @@ def plan(spec: Mapping[str, Any], hierarchies: Sequence[tuple[str, str, str]] = 
     steps.append(DefaultDevices())
     steps.extend(_plan_device(entry) for entry in linux.get("devices", ()))
     return steps
+
+
+def _is_bind_on_dev(entry: Mapping[str, Any]) -> bool:
+    """A /dev that is brought along is complete, and its owner's: nothing is made in it (runc's rule)."""
+    options = entry.get("options", ())
+    return os.path.normpath(entry["destination"]) == "/dev" and ("bind" in options or "rbind" in options)
 
 
 def plan_protection(spec: Mapping[str, Any]) -> list[Step]:

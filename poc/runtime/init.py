@@ -141,6 +141,7 @@ def _become_root(init: Init) -> None:
 def _mount_all(init: Init) -> None:
     for step in init.plan:
         step.apply(init.root_fd)
+    os.close(rootfs.make_in_root(init.root_fd, init.spec["process"]["cwd"]))  # docker's: it need not exist
 
 
 def _open_console(init: Init) -> None:
@@ -158,6 +159,7 @@ def _join_console(init: Init) -> None:
 def _new_console(init: Init) -> int:
     size = init.spec["process"].get("consoleSize", {})
     master, slave = terminal.open_in_container(init.root_fd, size.get("height", 0), size.get("width", 0))
+    os.fchown(slave, init.spec["process"].get("user", {}).get("uid", 0), -1)  # or it could not open its /dev/stdout
     init.channel.send(CONSOLE, (master,))
     os.close(master)
     init.stdio = (slave, slave, slave)
