@@ -9,13 +9,14 @@ import signal
 import socket
 import stat
 import time
+from contextlib import ExitStack
 
 from poc import _fs
 from poc.cgroups import Cgroup
 from poc.engine import logs, monitor, recovery
-from poc.engine.attach import Session, failure
+from poc.engine.attach import Session
 from poc.engine.config import ContainerConfig, parse_signal
-from poc.engine.store import Lock, is_alive, read_optional
+from poc.engine.store import Lock, is_alive, read_optional, read_state
 from poc.engine.users import read_layered, resolve
 from poc.errors import (
     Conflict,
@@ -23,6 +24,7 @@ from poc.errors import (
     ContainerExists,
     ContainerNotFound,
     InvalidArgument,
+    SetupError,
     Unsupported,
 )
 from poc.oci import defaults, generate
@@ -153,10 +155,14 @@ class Containers:
         """
         options["stdin_open"] = options.get("stdin_open") or stdin is not None
         container = self.create(image, command, remove=remove, **options)
-        if detach:
-            container.start()
-            return container
-        result = container.run_here(stdin)
+        try:
+            if detach:
+                container.start()
+                return container
+            result = container.run_here(stdin)
+        except BaseException:
+            container.discard()
+            raise
         if check and result.exit_code:
             raise ContainerError(f"{image} {command}: exit status {result.exit_code}", result)
         return result
@@ -214,6 +220,10 @@ class Container:
         """The json-file log."""
         return self._path(f"{self.id}-json.log")
 
+    @property
+    def _state_path(self) -> str:
+        return self._engine.paths.runtime(self.id, "state.json")
+
     def _path(self, name: str) -> str:
         return self._engine.paths.container(self.id, name)
 
@@ -223,6 +233,7 @@ class Container:
         """Everything on disk but container.json, which makes it exist."""
         for name in ("upper", "work", "rootfs"):
             os.mkdir(self._path(name), 0o755)
+        os.chmod(self._path("upper"), 0o755)  # it is the container's /, whatever the caller's umask
         if size := self.config.storage_opt.get("size"):
             _make_disk(self._path("disk.img"), size)
             os.mkdir(self._path("disk"), 0o755)
@@ -315,6 +326,7 @@ class Container:
 
         Raises Conflict when it runs already, and what kept the program from running.
         """
+        monitor.load_ahead(self._engine, self)
         session = Session(monitor.launch(self._engine, self, self._claim(), attach))
         try:
             session.wait_started()
@@ -331,10 +343,40 @@ class Container:
 
         Raises what kept the program from running.
         """
+        if signal.getsignal(signal.SIGCHLD) is not signal.SIG_DFL:
+            return self._run_apart(stdin)
         done = monitor.run_here(self._engine, self, self._claim(), stdin)
-        if done.failure:
-            raise failure(done.failure)
         return RunResult(b"".join(done.stdout), b"".join(done.stderr), **done.ended)
+
+    def _run_apart(self, stdin: bytes | None) -> RunResult:
+        """`run_here` with a monitor of its own: this program may reap children it does not know."""
+        session = self.start(attach=True)
+        assert session is not None
+        with ExitStack() as undo:
+            undo.callback(session.close)
+            files = [os.memfd_create(name, os.MFD_CLOEXEC) for name in ("stdin", "stdout", "stderr")]
+            for fd in files:
+                undo.callback(os.close, fd)
+            _fs.write_all(files[0], stdin or b"")
+            os.lseek(files[0], 0, os.SEEK_SET)
+            try:
+                ended = session.run(None if stdin is None else files[0], files[1], files[2])
+            except BaseException:
+                self.kill()
+                self.wait()
+                raise
+            if ended is None:
+                raise SetupError("the container's monitor was killed, and the container with it")
+            stdout, stderr = (os.pread(fd, os.fstat(fd).st_size, 0) for fd in files[1:])
+        return RunResult(stdout, stderr, ended.exit_code, ended.oom_killed)
+
+    def discard(self) -> None:
+        """Remove it if it never ran; content when it has removed itself."""
+        try:
+            if self.status == "created":
+                self.remove()
+        except ContainerNotFound:
+            pass
 
     def _claim(self) -> Lock:
         """The lock and the runtime directory, for whoever will be the monitor. Raises Conflict when it runs."""
@@ -364,7 +406,7 @@ class Container:
 
     def _state(self) -> dict[str, Any]:
         """What the monitor wrote, {} when there is none alive; clears up after a killed one."""
-        state = read_optional(self._engine.paths.runtime(self.id, "state.json"))
+        state, _ = read_state(self._state_path)
         if is_alive(state.get("monitor")):
             return state
         if os.path.exists(self._engine.paths.runtime(self.id)):
@@ -408,27 +450,35 @@ class Container:
             self._await_end(state, None)
 
     def _await_end(self, state: dict[str, Any], timeout: float | None) -> bool:
-        """Until its monitor has cleared up, at most ``timeout`` seconds; did it end?"""
-        pid = state["monitor"][0]
-        try:
-            pidfd = os.pidfd_open(pid)
-        except ProcessLookupError:
-            return True
-        try:
-            if not is_alive(state["monitor"]):
-                return True
-            poller = select.poll()
-            poller.register(pidfd, select.POLLIN)
-            return bool(poller.poll(None if timeout is None else timeout * 1000))
-        finally:
-            os.close(pidfd)
+        """Until it has ended and all is cleared up, at most ``timeout`` seconds; did it end?"""
+        deadline = float("inf") if timeout is None else time.monotonic() + timeout
+        if not _await_exit(state["init"], timeout):
+            return False
+        # Its monitor may be a program that goes on to other things, so that one's end says nothing.
+        while self._state() == state:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.002)
+        return True
 
     def wait(self, timeout: float | None = None) -> int:
-        """Until it has ended; the exit code. Raises TimeoutError."""
-        state = self._state()
-        if state and not self._await_end(state, timeout):
-            raise TimeoutError(f"container {self.name} still runs after {timeout} seconds")
-        self._state()
+        """Until it has ended; the exit code, 0 if it never ran. Raises TimeoutError, and ContainerNotFound."""
+        try:
+            fd = os.open(self._state_path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return self._last_exit_code()
+        try:
+            state = self._state()
+            if state and not self._await_end(state, timeout):
+                raise TimeoutError(f"container {self.name} still runs after {timeout} seconds")
+            _, ended = read_state(f"/proc/self/fd/{fd}")
+        finally:
+            os.close(fd)
+        return int(ended["exit_code"]) if ended else self._last_exit_code()
+
+    def _last_exit_code(self) -> int:
+        if not os.path.exists(self._path("container.json")):
+            raise ContainerNotFound(self.name)
         return int(read_optional(self._path("status.json")).get("exit_code", 0))
 
     def remove(self, force: bool = False) -> None:
@@ -477,6 +527,24 @@ class Container:
         if self._spec is None:
             self._spec = _fs.read_json(self._path("config.json"))
         return self._spec
+
+
+def _await_exit(process: list[int] | None, timeout: float | None) -> bool:
+    """Until a process has ended, at most ``timeout`` seconds; did it?"""
+    if process is None:
+        return True  # it had before its start time could be read
+    try:
+        pidfd = os.pidfd_open(process[0])
+    except ProcessLookupError:
+        return True
+    try:
+        if not is_alive(process):
+            return True
+        poller = select.poll()
+        poller.register(pidfd, select.POLLIN)
+        return bool(poller.poll(None if timeout is None else timeout * 1000))
+    finally:
+        os.close(pidfd)
 
 
 def _send_signal(process: list[int], number: int) -> None:

@@ -22,6 +22,7 @@ for as long as the container runs.
 
 from __future__ import annotations
 
+import _thread
 import gc
 import json
 import os
@@ -33,13 +34,13 @@ import time
 import prctl
 
 from poc import _fs
-from poc.engine import footprint, frames, recovery
+from poc.engine import footprint, frames, networks, recovery
 from poc.engine.logs import LogWriter
-from poc.engine.networks import Attachment
 from poc.engine.store import identity
 from poc.errors import PocError
-from poc.namespaces import run_and_exit
+from poc.namespaces import reap, run_and_exit
 from poc.rootfs import Overlay
+from poc.runtime import seccomp
 from poc.runtime.create import create
 from poc.runtime.terminal import resize
 
@@ -57,8 +58,18 @@ if TYPE_CHECKING:
 
 _CHUNK = 1 << 16
 _BACKLOG = 1 << 18  # bytes that may wait for a slow reader before the container is slowed
-_LAST_OUTPUT = 2.0  # seconds to wait for the end of output that a process elsewhere holds open
+_LAST_READS = 64  # of _CHUNK bytes, from each stream after the end; a pipe holds at most 1 MiB
 _QUIET = 2.0  # seconds without any event, after which the monitor makes itself small
+
+
+def load_ahead(engine: Engine, container: Container) -> None:
+    """Before `launch`, in a program with threads: load what the fork would have to import (`networks.load_ahead`)."""
+    if not _thread._count():
+        return
+    if filter_ := container.spec()["linux"].get("seccomp"):
+        seccomp.program(filter_, engine.paths.cache)
+    if container.config.network in ("bridge", "internal"):
+        networks.load_ahead()
 
 
 def launch(engine: Engine, container: Container, lock: Lock, attached: bool) -> socket.socket:
@@ -73,8 +84,8 @@ def launch(engine: Engine, container: Container, lock: Lock, attached: bool) -> 
         # Twice, so that it is nobody's child: the caller may be a program with children of its own.
         run_and_exit(lambda: _detach(engine, container, lock, ours, theirs, attached))
     theirs.close()
-    lock.release()
-    os.waitpid(child, 0)
+    lock.hand_over()
+    reap(child)
     return ours
 
 
@@ -92,18 +103,21 @@ def _detach(
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     prctl.set_name("poc-monitor")
-    Monitor(engine, container, Connection(theirs), attached=attached).run()
+    try:
+        Monitor(engine, container, lock, Connection(theirs), attached=attached).run()
+    except (PocError, OSError):
+        pass  # told to the client
 
 
 def run_here(engine: Engine, container: Container, lock: Lock, stdin: bytes | None) -> Collector:
     """Be the monitor of a container oneself, until it ends; its lock is held, and let go of at the end.
 
     For a caller who waits anyway it saves a fork, which costs as much as starting the container. It ends
-    with the caller: a killed program takes it along.
+    with the caller: a killed program takes it along, and so does a signal handler that raises.
+    Raises what kept the program from running.
     """
     collector = Collector()
-    with lock:
-        Monitor(engine, container, collector, stdin).run()
+    Monitor(engine, container, lock, collector, stdin).run()
     return collector
 
 
@@ -177,7 +191,7 @@ class Connection:
 class Collector:
     """The caller of the library, when the monitor runs in its own process: everything is kept for it."""
 
-    __slots__ = ("ended", "failure", "stderr", "stdout", "warnings")
+    __slots__ = ("ended", "stderr", "stdout", "warnings")
 
     socket = None
     waiting = 0
@@ -186,7 +200,6 @@ class Collector:
         self.stdout: list[bytes] = []
         self.stderr: list[bytes] = []
         self.ended: dict[str, Any] = {}
-        self.failure: dict[str, Any] = {}
         self.warnings: list[str] = []
 
     def send(self, kind: int, payload: bytes) -> None:
@@ -197,9 +210,7 @@ class Collector:
             self.stderr.append(payload)
         elif kind == frames.STARTED:
             self.warnings = json.loads(payload)["warnings"]
-        elif kind == frames.FAILED:
-            self.failure = json.loads(payload)
-        else:
+        elif kind == frames.EXITED:
             self.ended = json.loads(payload)
 
     def close(self) -> None:
@@ -213,12 +224,14 @@ class Monitor:
         self,
         engine: Engine,
         container: Container,
+        lock: Lock,
         client: Connection | Collector,
         stdin: bytes | None = None,
         attached: bool = True,
     ) -> None:
         self._engine = engine
         self._container = container
+        self._lock = lock
         self._config = container.config
         self._client: Connection | Collector | None = client
         self._attached = attached
@@ -227,33 +240,40 @@ class Monitor:
         self._input = bytearray(stdin or b"")
         self._stdin_ended = stdin is not None
         self._console: int | None = None
+        self._log: LogWriter | None = None
         self._process: Process | None = None
-        self._attachment: Attachment | None = None
+        self._attachment: networks.Attachment | None = None
         self._warnings: list[str] = []
         self._started_at = 0.0
         self._small = not isinstance(client, Connection)  # in the caller's process nothing is ours to shrink
         self._mounts = -1
 
     def run(self) -> None:
-        """Everything. Never raises."""
+        """Everything. Raises what kept the program from running, and what a signal handler of the caller's raises.
+
+        Whatever it is, all is cleared up by then.
+        """
         created: Created | None = None
         try:
-            log = LogWriter(self._container.log_path)
+            self._log = LogWriter(self._container.log_path)
             created = self._create()
             self._start(created)
-        except (PocError, OSError) as error:
+        except BaseException as error:
             if created is not None:
                 created.abandon()
             self._give_up(error)
-            return
-        self._tell(frames.STARTED, _json(warnings=self._warnings))
-        self._carry(log)
-        self._finish(created, log)
+            raise
+        try:
+            self._tell(frames.STARTED, _json(warnings=self._warnings))
+            self._carry(created.process)
+        finally:
+            created.process.kill()  # a signal handler of the caller raised; else it has ended
+            self._finish(created)
 
     def _create(self) -> Created:
         paths, id = self._engine.paths, self._container.id
         if self._config.network in ("bridge", "internal"):
-            self._attachment = Attachment(self._engine.networks, id, self._config.network == "internal")
+            self._attachment = networks.Attachment(self._engine.networks, id, self._config.network == "internal")
         spec = self._container.prepare(self._attachment.address if self._attachment else None)
         stdio = None if self._config.tty else self._open_pipes(spec["process"]["user"])
         try:
@@ -303,7 +323,7 @@ class Monitor:
             ends.append(writer)
         for fd in ends:
             # Or a program of another user could not open its own /dev/stdout.
-            if os.fstat(fd).st_uid != user["uid"] and fd != stdin:
+            if os.fstat(fd).st_uid != user["uid"] and (fd != stdin or self._config.stdin_open):
                 os.fchown(fd, user["uid"], user["gid"])
         return ends[0], ends[1], ends[2]
 
@@ -319,8 +339,9 @@ class Monitor:
             self._warnings = self._attachment.finish()
         created.start()
 
-    def _give_up(self, error: PocError | OSError) -> None:
+    def _give_up(self, error: BaseException) -> None:
         """The container never ran: clear up, and tell why."""
+        self._close_streams()
         text = (error.strerror if isinstance(error, OSError) else str(error)) or repr(error)
         code = error.exit_code if isinstance(error, PocError) else PocError.exit_code
         self._release(recovery.Status(code, error=text, finished_at=time.time()))
@@ -330,25 +351,31 @@ class Monitor:
 
     # ── the streams ──────────────────────────────────────────────────────────────────────────────────
 
-    def _carry(self, log: LogWriter) -> None:
+    def _carry(self, process: Process) -> None:
         """Carry bytes until the process has ended and its output is at its end."""
-        process = self._process
-        assert process is not None
-        deadline: float | None = None
-        while deadline is None or (self._outputs and time.monotonic() < deadline):
-            for fd, events in self._poll(process.pidfd if deadline is None else -1, deadline):
+        running = True
+        while running:
+            for fd, events in self._poll(process.pidfd):
                 if fd == process.pidfd:
-                    deadline = time.monotonic() + _LAST_OUTPUT
+                    running = False
                 elif fd in self._outputs and events & ~select.POLLOUT:
-                    self._read_output(fd, log)
+                    self._read_output(fd)
                 elif isinstance(self._client, Connection):
                     self._serve(self._client, events)
             self._write_input()
+        self._drain()
 
-    def _poll(self, pidfd: int, deadline: float | None) -> list[tuple[int, int]]:
+    def _drain(self) -> None:
+        """Read what is still in the pipes, however slow the client. Who else wrote to them ended before process 1."""
+        for fd in list(self._outputs):
+            os.set_blocking(fd, False)
+            for _ in range(_LAST_READS):
+                if fd not in self._outputs or not self._read_output(fd):
+                    break
+
+    def _poll(self, pidfd: int) -> list[tuple[int, int]]:
         poller = select.poll()
-        if pidfd >= 0:
-            poller.register(pidfd, select.POLLIN)
+        poller.register(pidfd, select.POLLIN)
         client = self._client
         if client is None or client.waiting < _BACKLOG:
             for fd in self._outputs:
@@ -359,8 +386,6 @@ class Monitor:
         if self._input and self._stdin >= 0:
             both = select.POLLIN if self._stdin in self._outputs else 0
             poller.register(self._stdin, select.POLLOUT | both)
-        if deadline is not None:
-            return poller.poll(max(0.0, deadline - time.monotonic()) * 1000)
         return poller.poll() if self._small else self._poll_and_shrink(poller)
 
     def _poll_and_shrink(self, poller: select.poll) -> list[tuple[int, int]]:
@@ -373,24 +398,27 @@ class Monitor:
                 pass  # a kernel without smaps; it stays as it is
         return ready
 
-    def _read_output(self, fd: int, log: LogWriter) -> None:
+    def _read_output(self, fd: int) -> bool:
+        """Pass on what can be read; was there anything?"""
         stream, kind = self._outputs[fd]
         try:
             data = os.read(fd, _CHUNK)
         except BlockingIOError:
-            return
+            return False
         except OSError:
             data = b""  # EIO: the last process let go of the terminal
         if not data:
             del self._outputs[fd]
             if fd != self._console:
                 os.close(fd)
-            return
+            return False
+        assert self._log is not None
         try:
-            log.write(stream, data)
+            self._log.write(stream, data)
         except OSError:
             pass  # the disk is full: the container goes on, its log has a gap
         self._tell(kind, data)
+        return True
 
     def _serve(self, client: Connection, events: int) -> None:
         received: list[tuple[int, bytes]] | None = []
@@ -459,12 +487,9 @@ class Monitor:
 
     # ── the end ──────────────────────────────────────────────────────────────────────────────────────
 
-    def _finish(self, created: Created, log: LogWriter) -> None:
+    def _finish(self, created: Created) -> None:
         code = created.process.wait()
-        try:
-            log.close()
-        except OSError:
-            pass  # a full disk
+        self._close_streams()
         oom_killed = created.cgroup.oom_kills() > 0
         exit_code = code if code >= 0 else 128 - code
         created.cgroup.remove()  # with its first process the kernel ended all others
@@ -474,6 +499,19 @@ class Monitor:
         self._hang_up()
         self._let_go_of_mounts()
 
+    def _close_streams(self) -> None:
+        """Our ends of them, and the log."""
+        console = -1 if self._console is None else self._console
+        for fd in {self._stdin, console, *self._outputs} - {-1}:
+            os.close(fd)
+        self._stdin, self._console = -1, None
+        self._outputs.clear()
+        try:
+            if self._log is not None:
+                self._log.close()
+        except OSError:
+            pass  # a full disk
+
     def _let_go_of_mounts(self) -> None:
         # The end of an overlay syncs the whole file system below it. Held by us until now, that happens after
         # everything else and keeps nobody waiting, instead of holding up the news that the process has ended.
@@ -481,6 +519,9 @@ class Monitor:
             _fs.close_elsewhere(self._mounts)
 
     def _release(self, status: recovery.Status) -> None:
-        if self._attachment is not None:
-            self._attachment.release()
-        recovery.conclude(self._engine, self._container.id, status, remove=self._config.remove)
+        try:
+            if self._attachment is not None:
+                self._attachment.release()
+            recovery.conclude(self._engine, self._container.id, status, remove=self._config.remove)
+        finally:
+            self._lock.release()

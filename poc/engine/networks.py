@@ -6,6 +6,7 @@ begins to do so before the container's process exists, and takes the memory with
 
 from __future__ import annotations
 
+import _thread
 import fcntl
 import gc
 import json
@@ -14,7 +15,7 @@ import signal
 
 from poc import _fs, net
 from poc.errors import SetupError
-from poc.namespaces import run_and_exit
+from poc.namespaces import reap, run_and_exit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ class Helper:
     def __init__(
         self, function: Callable[[str], list[str] | None], prepare: Callable[[], object] | None = None
     ) -> None:
+        load_ahead()
         self._reader, answer = os.pipe()
         word, self._writer = os.pipe()
         self._pid = os.fork()
@@ -138,7 +140,7 @@ class Helper:
         os.close(self._reader)
         if self._writer >= 0:
             os.close(self._writer)
-        os.waitpid(self._pid, 0)
+        reap(self._pid)
         self._pid = 0
 
 
@@ -162,8 +164,21 @@ def _help(
     _fs.write_all(answer, json.dumps([failure, warnings or []]).encode())
 
 
+def load_ahead() -> None:
+    """In a program with threads, import now what a forked child would import.
+
+    A module that another thread is just importing is locked, and in the child for ever (importlib._bootstrap).
+    """
+    if _thread._count():
+        _load_netlink()
+
+
 def _load_netlink() -> None:
-    import poc.net.firewall  # noqa: F401 - brings pyroute2, which takes longer than everything else
+    """pyroute2, which takes longer than everything else."""
+    import pyroute2.netlink.exceptions  # noqa: F401
+
+    import poc.net.bridge
+    import poc.net.firewall  # noqa: F401
 
 
 class Attachment:

@@ -11,7 +11,7 @@ import time
 
 from poc import _fs
 from poc.cgroups import Cgroup
-from poc.engine.store import Lock, is_alive, read_optional
+from poc.engine.store import Lock, append_end, is_alive, read_optional, read_state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,13 +52,14 @@ def cgroup_path(id: str) -> str:
 
 def conclude(engine: Engine, id: str, status: Status, remove: bool) -> None:
     """Clear away what running it made, and keep how it ended; the container's lock is held. Idempotent."""
+    try:
+        append_end(engine.paths.runtime(id, "state.json"), status.as_dict())
+        if not remove:
+            _fs.write_json(engine.paths.container(id, "status.json"), status.as_dict())
+    except OSError:
+        pass  # a full disk must not keep the rest from being cleared away
     if remove:
         delete(engine, id)
-    else:
-        try:
-            _fs.write_json(engine.paths.container(id, "status.json"), status.as_dict())
-        except OSError:
-            pass  # a full disk must not keep the rest from being cleared away
     _fs.remove_tree(engine.paths.runtime(id))
 
 
@@ -102,7 +103,7 @@ def recover(engine: Engine, id: str) -> bool:
     if lock is None:
         return False
     with lock:
-        state = read_optional(engine.paths.runtime(id, "state.json"))
+        state, _ = read_state(engine.paths.runtime(id, "state.json"))
         if is_alive(state.get("monitor")) or not os.path.exists(engine.paths.runtime(id)):
             return False
         end_processes(id)

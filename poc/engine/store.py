@@ -5,7 +5,8 @@
                            status.json      how it last ended
                            upper/ work/ rootfs/ <id>-json.log
     <data>/names/<name>                     a symlink to the id: made exclusively, it is the name's lock
-    <run>/<id>/state.json                   pids with their start times, while a monitor looks after it
+    <run>/<id>/state.json                   pids with their start times, while a monitor looks after it; at the end
+                                            a second line, for those who have it open: how the run ended
                hosts hostname resolv.conf   bound into the container
     <run>/leases/                           addresses
 
@@ -17,6 +18,7 @@ monitor left, and `recover` clears it away. Status is derived from living proces
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import time
 
@@ -115,7 +117,13 @@ class Lock:
                     return None
             time.sleep(0.005)
 
+    def hand_over(self) -> None:
+        """It is now the forked child's alone."""
+        os.close(self.fd)
+
     def release(self) -> None:
+        # Explicitly: a child that another thread forked meanwhile may hold a copy of the descriptor.
+        fcntl.flock(self.fd, fcntl.LOCK_UN)
         os.close(self.fd)
 
     def __enter__(self) -> Lock:
@@ -134,6 +142,28 @@ def identity(pid: int) -> list[int] | None:
     """[pid, start time], to be recognised by `is_alive`."""
     started = _fs.process_start_time(pid)
     return None if started is None else [pid, started]
+
+
+def read_state(path: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Both lines of a state.json, {} for one that is not there."""
+    try:
+        lines = _fs.read_bytes(path).splitlines()
+    except FileNotFoundError:
+        return {}, {}
+    state, ended = (json.loads(line) for line in [*lines, b"{}", b"{}"][:2])
+    return state, ended
+
+
+def append_end(path: str, ended: dict[str, Any]) -> None:
+    """Write the second line of a state.json; content when there is no such file."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        _fs.write_all(fd, f"\n{json.dumps(ended)}".encode())
+    finally:
+        os.close(fd)
 
 
 def read_optional(path: str) -> dict[str, Any]:
