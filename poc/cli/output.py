@@ -133,3 +133,14 @@ def size(number: float) -> str:
             return f"{number:.3g}{unit}"
         number /= 1000
     return f"{number:.3g}PB"
+
+
+def window_size() -> tuple[int, int] | None:
+    """Rows and columns of the caller's terminal, on whichever of its streams there is one."""
+    for fd in (1, 0, 2):
+        try:
+            columns, rows = os.get_terminal_size(fd)
+        except OSError:
+            continue
+        return rows, columns
+    return None

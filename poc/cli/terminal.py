@@ -10,7 +10,7 @@ import os
 import signal
 from signal import Signals
 
-from poc.cli.output import complain
+from poc.cli.output import complain, window_size
 from poc.errors import PocError
 
 TYPE_CHECKING = False
@@ -37,8 +37,6 @@ def attach(container: Container, session: Session, stdin: bool, tty: bool) -> in
     With a terminal at both ends, keys such as ctrl-c reach the container as bytes, and a signal to poc ends poc
     alone, the terminal restored. Otherwise signals go on to the container. Raises PocError if its monitor is killed.
     """
-    for warning in session.warnings:
-        complain(warning, prefix="Warning")
     raw = stdin and tty and os.isatty(0)
     handlers: dict[int, Callable[[int, FrameType | None], object]] = {}
     if raw:
@@ -69,17 +67,6 @@ def _report(end: Exit | None) -> int:
         prefix = "Error" if end.exit_code else "Warning"
         complain("out of memory: the container reached its limit, and the kernel killed a process of it", prefix)
     return end.exit_code
-
-
-def window_size() -> tuple[int, int] | None:
-    """Rows and columns of the caller's terminal, on whichever of its streams there is one."""
-    for fd in (1, 0, 2):
-        try:
-            columns, rows = os.get_terminal_size(fd)
-        except OSError:
-            continue
-        return rows, columns
-    return None
 
 
 def _passed_on() -> list[int]:

@@ -68,10 +68,6 @@ class Session:
         """The terminal's new size."""
         self._send(frames.message(frames.RESIZE, rows=rows, columns=columns))
 
-    def signal(self, number: int) -> None:
-        """Pass a signal on to the container's first process."""
-        self._send(frames.message(frames.SIGNAL, number=number))
-
     def _send(self, data: bytes) -> None:
         """Say one thing whenever the monitor takes it; also from a signal handler, in the middle of another frame."""
         self._outgoing.append(data)
@@ -97,7 +93,7 @@ class Session:
     def run(self, stdin: int | None, stdout: int, stderr: int) -> Exit | None:
         """Carry bytes both ways until the container ends. None when its monitor was killed.
 
-        A stdout that nobody reads any more is written to no longer; the container goes on.
+        Where nobody reads stdout any more, the container's own is closed, so that it hears of that as in any pipe.
         """
         outputs: dict[int, int] = {frames.STDOUT: stdout, frames.STDERR: stderr}
         self._socket.setblocking(False)
@@ -105,7 +101,7 @@ class Session:
             for kind, payload in self._take():
                 if kind == frames.EXITED:
                     return Exit(**json.loads(payload))
-                _write(outputs, kind, payload)
+                self._write(outputs, kind, payload)
             self._flush()
             for fd, events in self._poll(stdin):
                 if fd == stdin:
@@ -114,6 +110,15 @@ class Session:
                     os.eventfd_read(fd)
                 elif events & ~select.POLLOUT and not self._receive():
                     return None
+
+    def _write(self, outputs: dict[int, int], kind: int, payload: bytes) -> None:
+        if kind not in outputs:
+            return
+        try:
+            write_all(outputs[kind], payload)
+        except BrokenPipeError:
+            del outputs[kind]
+            self._send(frames.message(frames.OUTPUT_END, stream=kind))
 
     def _poll(self, stdin: int | None) -> list[tuple[int, int]]:
         poller = select.poll()
@@ -140,15 +145,6 @@ class Session:
         """Let go; the container runs on."""
         self._socket.close()
         os.close(self._wake)
-
-
-def _write(outputs: dict[int, int], kind: int, payload: bytes) -> None:
-    if kind not in outputs:
-        return
-    try:
-        write_all(outputs[kind], payload)
-    except BrokenPipeError:
-        del outputs[kind]
 
 
 def failure(said: dict[str, Any]) -> Exception:

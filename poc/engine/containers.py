@@ -194,12 +194,13 @@ class Containers:
 class Container:
     """One container. Its attributes are what it was asked to be; `status` and `attrs` are looked up anew."""
 
-    __slots__ = ("_engine", "_record", "_spec", "config", "created", "id", "image", "labels", "name")
+    __slots__ = ("_engine", "_record", "_spec", "config", "created", "id", "image", "labels", "name", "warnings")
 
     def __init__(self, engine: Engine, record: dict[str, Any]) -> None:
         self._engine = engine
         self._record = record
         self._spec: Spec | None = None
+        self.warnings: list[str] = []
         self.id: str = record["id"]
         self.name: str = record["name"]
         self.created: float = record["created"]
@@ -321,11 +322,14 @@ class Container:
 
     # ── living ───────────────────────────────────────────────────────────────────────────────────────
 
-    def start(self, attach: bool = False) -> Session | None:
+    def start(self, attach: bool = False, size: tuple[int, int] | None = None) -> Session | None:
         """Start it, and return when its program runs; with ``attach`` a `Session` to its streams.
 
+        ``size`` is (rows, columns) of its terminal; ``warnings`` says afterwards what the user should know.
         Raises Conflict when it runs already, and what kept the program from running.
         """
+        if size is not None:
+            self.spec()["process"]["consoleSize"] = {"height": size[0], "width": size[1]}
         monitor.load_ahead(self._engine, self)
         session = Session(monitor.launch(self._engine, self, self._claim(), attach))
         try:
@@ -333,6 +337,7 @@ class Container:
         except BaseException:
             session.close()
             raise
+        self.warnings = session.warnings
         if attach:
             return session
         session.close()

@@ -2,7 +2,7 @@
 
 Docker's attach framing, one byte of kind, three of nothing, four of length (big-endian), the payload::
 
-    to the monitor     STDIN bytes · STDIN_END · RESIZE {rows, columns} · SIGNAL {number}
+    to the monitor     STDIN bytes · STDIN_END · RESIZE {rows, columns} · OUTPUT_END {stream}: nobody reads it any more
     from the monitor   STARTED {warnings} · FAILED {failure, text} · STDOUT bytes · STDERR bytes ·
                        EXITED {exit_code, oom_killed}
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-STDIN, STDOUT, STDERR, STDIN_END, RESIZE, SIGNAL, STARTED, FAILED, EXITED = range(9)
+STDIN, STDOUT, STDERR, STDIN_END, RESIZE, OUTPUT_END, STARTED, FAILED, EXITED = range(9)
 _HEADER = struct.Struct(">B3xI")
 
 

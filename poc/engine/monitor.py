@@ -23,6 +23,7 @@ for as long as the container runs.
 from __future__ import annotations
 
 import _thread
+import fcntl
 import gc
 import json
 import os
@@ -79,6 +80,8 @@ def launch(engine: Engine, container: Container, lock: Lock, attached: bool) -> 
     Returns the stream socket on which it says STARTED or FAILED first (`poc.engine.frames`).
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    if theirs.fileno() < 3:  # the caller has closed its own streams; the monitor is about to
+        theirs = socket.socket(fileno=fcntl.fcntl(theirs.detach(), fcntl.F_DUPFD_CLOEXEC, 3))
     child = os.fork()
     if child == 0:
         # Twice, so that it is nobody's child: the caller may be a program with children of its own.
@@ -441,8 +444,14 @@ class Monitor:
         elif kind == frames.RESIZE and self._console is not None:
             size = json.loads(payload)
             resize(self._console, size["rows"], size["columns"])
-        elif kind == frames.SIGNAL and self._process is not None:
-            self._process.kill(json.loads(payload)["number"])
+        elif kind == frames.OUTPUT_END:
+            self._end_output(json.loads(payload)["stream"])
+
+    def _end_output(self, kind: int) -> None:
+        """Close a pipe that nobody reads any more; a terminal stays, it is not only output."""
+        for fd in [fd for fd, (_, known) in self._outputs.items() if known == kind and fd != self._console]:
+            del self._outputs[fd]
+            os.close(fd)
 
     def _write_input(self) -> None:
         if self._stdin < 0:

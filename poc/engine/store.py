@@ -106,6 +106,9 @@ class Lock:
     def take(cls, directory: str, patience: float = _PATIENCE) -> Lock | None:
         """The lock, or None when its holder does not let go in time. Raises FileNotFoundError when all is gone."""
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        if fd < 3:  # the caller has closed its own streams; the monitor, who gets this, is about to
+            low, fd = fd, fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+            os.close(low)
         deadline = time.monotonic() + patience
         while True:
             try:

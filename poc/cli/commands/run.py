@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from poc.cli.container_options import CONTAINER_OPTIONS, create
+from poc.cli.output import complain, window_size
 from poc.cli.parse import FLAG, Args, Command, Option
 from poc.engine import Engine
 from poc.errors import ContainerNotFound
@@ -24,10 +25,12 @@ COMMAND = Command(
 def run(args: Args) -> int:
     container = create(Engine(args.root), args)
     try:
-        session = container.start(attach=not args.detach)
+        session = container.start(attach=not args.detach, size=window_size() if args.tty else None)
     except BaseException:
         _remove(container)
         raise
+    for warning in container.warnings:
+        complain(warning, prefix="Warning")
     if session is None:
         print(container.id)
         return 0

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from poc.cli.each import each
+from poc.cli.output import complain, window_size
 from poc.cli.parse import FLAG, Args, Command, Option
 from poc.engine import Engine
 from poc.errors import InvalidArgument
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from poc.engine.attach import Session
+    from poc.engine.containers import Container
 
 COMMAND = Command(
     arguments="CONTAINER [CONTAINER...]",
@@ -21,12 +27,19 @@ COMMAND = Command(
 def run(args: Args) -> int:
     engine = Engine(args.root)
     if not (args.attach or args.interactive):
-        return each(args.arguments, lambda name: engine.containers.get(name).start())
+        return each(args.arguments, lambda name: _start(engine.containers.get(name)))
     if len(args.arguments) > 1:
         raise InvalidArgument("only one container can be started with -a or -i")
     from poc.cli.terminal import attach
 
     container = engine.containers.get(args.arguments[0])
-    session = container.start(attach=True)
+    session = _start(container, attach=True)
     assert session is not None
     return attach(container, session, stdin=args.interactive, tty=container.config.tty)
+
+
+def _start(container: Container, attach: bool = False) -> Session | None:
+    session = container.start(attach, size=window_size() if container.config.tty else None)
+    for warning in container.warnings:
+        complain(warning, prefix="Warning")
+    return session
