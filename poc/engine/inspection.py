@@ -100,7 +100,7 @@ def _rates(throttles: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _graph(container: Container) -> dict[str, str]:
-    overlay = container.overlay()
+    overlay = container.bundle.overlay()
     return {"LowerDir": ":".join(overlay["lower"]), "UpperDir": overlay["upper"], "WorkDir": overlay["work"]}
 
 

@@ -277,14 +277,14 @@ class Monitor:
         paths, id = self._engine.paths, self._container.id
         if self._config.network in ("bridge", "internal"):
             self._attachment = networks.Attachment(self._engine.networks, id, self._config.network == "internal")
-        spec = self._container.prepare(self._attachment.address if self._attachment else None)
+        spec = self._container.bundle.prepare(self._attachment.address if self._attachment else None)
         stdio = None if self._config.tty else self._open_pipes(spec["process"]["user"])
         try:
             created = create(
                 spec,
                 paths.container(id),
                 cache=paths.cache,
-                overlay=Overlay(**self._container.overlay()),
+                overlay=Overlay(**self._container.bundle.overlay()),
                 stdio=stdio,
                 reaper=self._config.init,
                 tied_to_parent=True,
