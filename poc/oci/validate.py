@@ -12,6 +12,7 @@ import json
 
 from poc import _fs
 from poc.errors import InvalidArgument, Unsupported
+from poc.oci.defaults import ALL_CAPABILITIES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,7 +61,9 @@ _PROCESS = {
     "rlimits": [{"type!": RLIMITS, "soft!": _UINT64, "hard!": _UINT64}],
     "apparmorProfile": _Refused(),
     "selinuxLabel": _Refused(),
-    "capabilities": dict.fromkeys(("bounding", "effective", "inheritable", "permitted", "ambient"), _STRINGS),
+    "capabilities": {
+        name: [ALL_CAPABILITIES] for name in ("bounding", "effective", "inheritable", "permitted", "ambient")
+    },
     "noNewPrivileges": bool,
     "oomScoreAdj": range(-1000, 1001),
     "scheduler": _Refused(),
@@ -212,7 +215,8 @@ def _shape(value: Any, schema: Any, pointer: str) -> None:
             raise InvalidArgument(f"{pointer}: {value!r:.60} is no integer from {schema[0]} to {schema[-1]}")
     elif isinstance(schema, tuple):
         if not isinstance(value, str) or value not in schema:
-            raise InvalidArgument(f"{pointer}: {value!r:.60} is none of {', '.join(filter(None, schema))}")
+            known = ", ".join(filter(None, schema)) if len(schema) < 20 else f"the {len(schema)} known"
+            raise InvalidArgument(f"{pointer}: {value!r:.60} is none of {known}")
     elif isinstance(schema, _Refused):
         if value:
             raise Unsupported(f"{pointer}: {schema.why}")

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from poc.cgroups import Cgroup
     from poc.namespaces import Process
     from poc.oci.types import Linux, Spec
+    from poc.oci.types import Process as OCIProcess
     from poc.rootfs import Overlay
     from poc.runtime.gate import Gate
 
@@ -112,6 +113,7 @@ def create(
                 while_mounting(process)
             if init.mapped:
                 _map_ids(process.pid, spec["linux"])
+                adjust_oom_score(process.pid, spec["process"])
                 parent.send(MAPPED)
             if not hold:
                 parent.send(START)
@@ -196,6 +198,12 @@ def _map_ids(pid: int, linux: Linux) -> None:
         if mappings:
             lines = [f"{entry['containerID']} {entry['hostID']} {entry['size']}\n" for entry in mappings]
             write_text(f"/proc/{pid}/{file}", "".join(lines))
+
+
+def adjust_oom_score(pid: int, process: OCIProcess) -> None:
+    """For a process that can't do so itself: in a user namespace it does not own its files in /proc."""
+    if "oomScoreAdj" in process:
+        write_text(f"/proc/{pid}/oom_score_adj", str(process["oomScoreAdj"]))
 
 
 def _await_ready(channel: Channel, process: Process, init: Init) -> int | None:

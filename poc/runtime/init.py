@@ -243,7 +243,7 @@ def _limits(init: Init) -> None:
             resource.setrlimit(number, (limit["soft"], limit["hard"]))
         except ValueError as error:
             raise SetupError(f"{limit['type']} {limit['soft']}:{limit['hard']}: {error}") from None
-    if "oomScoreAdj" in process:
+    if "oomScoreAdj" in process and not init.mapped:  # in a user namespace the file is not ours (`adjust_oom_score`)
         write_text("/proc/self/oom_score_adj", str(process["oomScoreAdj"]))
 
 

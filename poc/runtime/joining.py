@@ -14,7 +14,7 @@ from poc.errors import Conflict, NotFound
 from poc.namespaces import NAMESPACES, clone, enter
 from poc.runtime import seccomp
 from poc.runtime.channel import CONSOLE, READY, pair
-from poc.runtime.create import Created
+from poc.runtime.create import Created, adjust_oom_score
 from poc.runtime.init import JOINING_STEPS, Init
 from poc.runtime.state import CREATED, PAUSED, RUNNING, State, identity
 
@@ -40,6 +40,7 @@ def join(root: str, id: str, process: Process, *, ignore_paused: bool = False, p
     try:
         init = _init(state.spec(), process, child, group, f"{root}/.seccomp")
         init.preserved, init.keyring = preserved, state.values["keyring"]
+        init.mapped = "user" in namespaces
         created = _clone(init, parent, namespaces)
     except BaseException:
         parent.close()
@@ -98,6 +99,8 @@ def _clone(init: Init, parent: Channel, namespaces: dict[str, int]) -> Created:
 
     process = clone((), init.run, joining=joining)
     try:
+        if init.mapped:
+            adjust_oom_score(process.pid, init.spec["process"])
         console = None
         if init.spec["process"].get("terminal", False):
             parent.expect(CONSOLE)
