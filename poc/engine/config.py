@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
 
-_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+\Z")
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{1,254}\Z")  # it is a file's name too
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?)(?:i?b)?\Z", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
 MINIMUM_MEMORY = 6 << 20
@@ -168,15 +168,27 @@ def _parse_cpus(value: str | float) -> float:
 def _parse_name(value: str) -> str:
     if not _NAME.match(value):
         raise InvalidArgument(
-            f"invalid container name {value!r}: it takes two or more of [a-zA-Z0-9_.-], a letter or digit first"
+            f"invalid container name {value!r:.100}: it takes 2 to 255 of [a-zA-Z0-9_.-], a letter or digit first"
         )
     return value
 
 
 def _parse_hostname(value: str) -> str:
-    if not 0 < len(value.encode()) <= 63 or "/" in value or not value.isprintable():
-        raise InvalidArgument(f"invalid hostname {value!r}: it takes 1 to 63 characters (sethostname(2), RFC 1123)")
+    if not value.isprintable() or "/" in value or not 0 < len(value.encode()) <= 63:
+        raise InvalidArgument(
+            f"invalid hostname {value!r:.100}: it takes 1 to 63 characters (sethostname(2), RFC 1123)"
+        )
     return value
+
+
+def _parse_working_dir(value: str) -> str:
+    if value and not _is_absolute(value):
+        raise InvalidArgument(f"invalid working directory {value!r:.100}: it must be an absolute path")
+    return value
+
+
+def _is_absolute(path: str) -> bool:
+    return path.startswith("/") and "\0" not in path
 
 
 def parse_environment(value: Mapping[str, str] | Iterable[str]) -> list[str]:
@@ -205,7 +217,15 @@ def _parse_command(value: str | Sequence[str]) -> list[str]:
         import shlex
 
         return shlex.split(value)
-    return list(value)
+    return _parse_words(value)
+
+
+def _parse_words(value: Iterable[str]) -> list[str]:
+    words = list(value)
+    for word in words:
+        if not isinstance(word, str) or "\0" in word:
+            raise InvalidArgument(f"a command is made of strings without NUL characters, not {word!r:.100}")
+    return words
 
 
 def _parse_volumes(value: Iterable[str] | Mapping[str, Mapping[str, str]]) -> list[dict[str, Any]]:
@@ -224,7 +244,8 @@ def _parse_volume(entry: str) -> dict[str, Any]:
 
 
 def _volume(source: str, destination: str, mode: str, entry: str) -> dict[str, Any]:
-    if not destination.startswith("/") or os.path.normpath(destination) == "/":
+    target = _normal(destination)
+    if target is None:
         raise InvalidArgument(
             f"invalid volume specification: {entry!r}: the destination must be an absolute path other than /"
         )
@@ -236,17 +257,24 @@ def _volume(source: str, destination: str, mode: str, entry: str) -> dict[str, A
         raise InvalidArgument(f"invalid volume specification: {entry!r}: the mode is ro or rw, not {mode!r}")
     if not os.path.exists(source):
         raise InvalidArgument(f"bind source path does not exist: {source}")
-    return {"source": os.path.realpath(source), "destination": os.path.normpath(destination), "readonly": mode == "ro"}
+    return {"source": os.path.realpath(source), "destination": target, "readonly": mode == "ro"}
 
 
 def _parse_tmpfs(value: Mapping[str, str] | Iterable[str]) -> dict[str, str]:
     pairs = value.items() if hasattr(value, "items") else [entry.partition(":")[::2] for entry in value]
     result = {}
     for destination, options in pairs:
-        if not destination.startswith("/") or os.path.normpath(destination) == "/":
+        target = _normal(destination)
+        if target is None:
             raise InvalidArgument(f"invalid tmpfs mount: {destination!r} must be an absolute path other than /")
-        result[os.path.normpath(destination)] = options
+        result[target] = options
     return result
+
+
+def _normal(path: str) -> str | None:
+    """An absolute path other than the root, without ``..``, ``//`` and the like; None if it is none."""
+    normal = os.path.normpath(path).lstrip("/")  # which keeps two slashes at the beginning
+    return f"/{normal}" if _is_absolute(path) and normal else None
 
 
 def _parse_capabilities(value: Iterable[str]) -> list[str]:
@@ -298,7 +326,7 @@ def parse_signal(value: str | int) -> int:
     import signal
 
     name = str(value).upper()
-    if name.isdigit() and 0 < int(name) <= signal.SIGRTMAX:
+    if name.isdecimal() and len(name) < 3 and 0 < int(name) <= signal.SIGRTMAX:
         return int(name)
     found = getattr(signal, name if name.startswith("SIG") else f"SIG{name}", None)
     if not isinstance(found, signal.Signals):
@@ -313,8 +341,9 @@ def _parse_stop_signal(value: str | int) -> str:
 
 _PARSERS: dict[str, Any] = {
     "command": _parse_command,
-    "entrypoint": lambda value: [value] if isinstance(value, str) else list(value),
+    "entrypoint": lambda value: _parse_words([value] if isinstance(value, str) else value),
     "environment": parse_environment,
+    "working_dir": _parse_working_dir,
     "name": _parse_name,
     "hostname": _parse_hostname,
     "labels": _parse_labels,

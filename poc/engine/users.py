@@ -8,16 +8,16 @@ from __future__ import annotations
 import os
 import stat
 
-from poc._fs import read_all
+from poc._fs import read_bytes
 from poc.errors import InvalidArgument
-from poc.rootfs import open_in_root
+from poc.rootfs import open_in_root, proc_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 _LARGEST_ID = (1 << 32) - 2
-_LONGEST_FILE = 16 << 20
+_LONGEST_FILE = 4 << 20
 
 
 class User:
@@ -37,46 +37,51 @@ def resolve(text: str, passwd: bytes, group: bytes) -> User:
 
     A uid without an entry is allowed and gets group 0 and home "/"; an unknown name is an InvalidArgument.
     """
-    name, colon, group_name = text.partition(":")
-    entries, groups = _fields(passwd, 7), _fields(group, 4)
-    account = _find(entries, name or "0")
-    if account is None and not name.isdigit() and name:
+    name, _, group_name = text.partition(":")
+    account = _find(passwd, 7, name or "0")
+    if account is None and name and not _is_number(name):
         raise InvalidArgument(f"unable to find user {name}: no matching entries in the container's /etc/passwd")
     uid = _number(account[2] if account else name or "0")
     gid = _number(account[3]) if account else 0
     home = (account[5] if account else "") or "/"
-    if colon:
-        return User(uid, _group_id(group_name, groups), (), home)
-    member_of = [_number(entry[2]) for entry in groups if account and account[0] in entry[3].split(",")]
+    if group_name:
+        return User(uid, _group_id(group_name, group), (), home)
+    member_of = [_number(entry[2]) for entry in _entries(group, 4) if account and account[0] in entry[3].split(",")]
     return User(uid, gid, [number for number in member_of if number != gid], home)
 
 
-def _group_id(name: str, groups: list[list[str]]) -> int:
-    found = _find(groups, name)
-    if found is None and not name.isdigit():
+def _group_id(name: str, group: bytes) -> int:
+    found = _find(group, 4, name)
+    if found is None and not _is_number(name):
         raise InvalidArgument(f"unable to find group {name}: no matching entries in the container's /etc/group")
     return _number(found[2] if found else name)
 
 
-def _fields(data: bytes, count: int) -> list[list[str]]:
-    rows = (line.split(":") for line in data.decode("utf-8", "surrogateescape").splitlines())
-    return [row for row in rows if len(row) >= count and row[2].isdigit() and (count < 7 or row[3].isdigit())]
+def _entries(data: bytes, count: int) -> Iterator[list[str]]:
+    """The lines that have the fields of an entry, one at a time: the file may be made to be large."""
+    for line in data.split(b"\n"):
+        fields = line.decode("utf-8", "surrogateescape").split(":")
+        if len(fields) >= count and _is_number(fields[2]) and (count < 7 or _is_number(fields[3])):
+            yield fields
 
 
-def _find(rows: list[list[str]], name: str) -> list[str] | None:
+def _find(data: bytes, count: int, name: str) -> list[str] | None:
     """By name first: a user may be called "1000"."""
     for column in (0, 2):
-        for row in rows:
-            if row[column] == name:
-                return row
+        for fields in _entries(data, count):
+            if fields[column] == name:
+                return fields
     return None
 
 
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
 def _number(text: str) -> int:
-    number = int(text)
-    if number > _LARGEST_ID:
-        raise InvalidArgument(f"user or group id {text} is larger than {_LARGEST_ID}")
-    return number
+    if len(text) > 10 or int(text) > _LARGEST_ID:
+        raise InvalidArgument(f"user or group id {text:.20} is larger than {_LARGEST_ID}")
+    return int(text)
 
 
 def read_layered(directories: Sequence[str], path: str) -> bytes:
@@ -90,18 +95,20 @@ def read_layered(directories: Sequence[str], path: str) -> bytes:
             return _read_in_root(root, path)
         except (FileNotFoundError, NotADirectoryError):
             continue
+        except OSError:
+            return b""  # links in a circle, say
         finally:
             os.close(root)
     return b""
 
 
 def _read_in_root(root: int, path: str) -> bytes:
-    # Opened without blocking, then checked: the image may have a FIFO there, or a device.
-    fd = open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    place = open_in_root(root, path)
     try:
-        found = os.fstat(fd)
+        # Looked at before it is opened: opening a device or a FIFO of the image's could do anything.
+        found = os.fstat(place)
         if not stat.S_ISREG(found.st_mode) or found.st_size > _LONGEST_FILE:
             return b""
-        return read_all(fd)
+        return read_bytes(proc_path(place))
     finally:
-        os.close(fd)
+        os.close(place)

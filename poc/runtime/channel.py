@@ -73,7 +73,7 @@ class Channel:
         """Report a failure to the other end; content when nobody listens any more."""
         failure = type(error).__name__ if type(error).__name__ in _FAILURES else "SetupError"
         errno = error.errno if isinstance(error, (OSError, SetupError)) else None
-        text = _explain(error, step)[: _LONGEST // 8]
+        text = _explain(error, step)[: _LONGEST // 16]  # one character can become 12 bytes of JSON
         try:
             self.send(ERROR, failure=failure, text=text, step=step, errno=errno)
         except OSError:

@@ -346,9 +346,9 @@ def execute(args: Sequence[str], env: Sequence[str]) -> NoReturn:
         except OSError as error:
             refused = error
     if refused is not None:
-        raise CommandNotExecutable(f"{name!r} can't be executed: {os.strerror(refused.errno or 0)}", "execve")
+        raise CommandNotExecutable(f"{name!r:.200} can't be executed: {os.strerror(refused.errno or 0)}", "execve")
     where = "" if "/" in name else " in PATH"
-    raise CommandNotFound(f"{name!r} not found{where} in the container", "execve")
+    raise CommandNotFound(f"{name!r:.200} not found{where} in the container", "execve")
 
 
 def be_reaper() -> None:
