@@ -213,15 +213,18 @@ def _enter_root(init: Init) -> None:
 
 
 def _look_for_program(init: Init) -> None:
-    """Tell `create` already, not `start`, that there is no such program; Docker takes this for its exit status 127."""
-    if init.gate is None:
+    """Let `create` already fail for want of a program, not `start`; Docker takes its 127 and 126 from these words."""
+    if init.gate is None and init.steps is _STEPS:
         return
     process = init.spec["process"]
     path = dict(entry.partition("=")[::2] for entry in process.get("env", ())).get("PATH", DEFAULT_PATH)
     name = process["args"][0]
     directories = [process["cwd"]] if "/" in name else path.split(":")
-    if any(os.path.exists(os.path.join(directory, name)) for directory in directories):
+    found = [candidate for directory in directories if os.path.exists(candidate := os.path.join(directory, name))]
+    if any(os.path.isfile(candidate) and os.access(candidate, os.X_OK) for candidate in found):
         return
+    if found:
+        raise CommandNotExecutable(f'exec: "{name}": permission denied', "execve")
     missing = "no such file or directory" if "/" in name else "executable file not found in $PATH"
     raise CommandNotFound(f'exec: "{name}": {missing}', "execve")
 
@@ -432,6 +435,7 @@ JOINING_STEPS = (
     ("setsid", _new_session),
     ("console", _join_console),
     ("stdio", _use_stdio),
+    ("execve", _look_for_program),
     ("start", _await_start),
     *_LAST_STEPS,
 )

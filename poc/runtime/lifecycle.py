@@ -15,6 +15,7 @@ import time
 from poc import _fs
 from poc.errors import Conflict, InvalidArgument, NotFound, SetupError
 from poc.oci import validate
+from poc.oci.generate import device_rules
 from poc.runtime.state import CREATED, CREATING, PAUSED, RUNNING, STOPPED, State, identity
 
 TYPE_CHECKING = False
@@ -120,11 +121,19 @@ def _complete(spec: Spec, id: str, bundle: str) -> None:
     if not path.strip("/") or "" in path.strip("/").split("/") or {".", ".."} & set(path.split("/")):
         raise InvalidArgument(f"/linux/cgroupsPath: {path!r} is no path below the root of the hierarchies")
     linux["cgroupsPath"] = path.strip("/")
+    resources = linux.setdefault("resources", {})
+    resources["devices"] = _device_rules(resources.get("devices", []))
     complete_process(process)
     for mount in spec.get("mounts", ()):
         source = mount.get("source", "")
         if mount.get("type") == "bind" or {"bind", "rbind"} & set(mount.get("options", ())):
             mount["source"] = os.path.join(bundle, source)
+
+
+def _device_rules(rules: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """As in runc, on which engines rely: nothing is allowed at first, and what every container has is at last."""
+    deny_all, *defaults = device_rules()
+    return [deny_all, *rules, *defaults]
 
 
 def complete_process(process: Any) -> None:
