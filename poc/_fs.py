@@ -9,6 +9,7 @@ import stat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 
@@ -153,6 +154,59 @@ def _remove_at(parent: int, name: str, device: int, top: int = -1, depth: int = 
     finally:
         os.close(fd)
     os.rmdir(name, dir_fd=parent)
+
+
+def copy_tree(source: int, target: int) -> None:
+    """Copy what is in one open directory into another: files, links, nodes, with owner, mode, times and attributes.
+
+    Links are copied, not followed, and a mount below the source is copied as what it shows. Imports nothing.
+    """
+    for name in os.listdir(source):
+        entry = os.stat(name, dir_fd=source, follow_symlinks=False)
+        if stat.S_ISLNK(entry.st_mode):
+            os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
+            os.chown(name, entry.st_uid, entry.st_gid, dir_fd=target, follow_symlinks=False)
+        elif stat.S_ISDIR(entry.st_mode):
+            os.mkdir(name, 0o700, dir_fd=target)
+            _copy(source, target, name, os.O_RDONLY | os.O_DIRECTORY, copy_tree)
+        elif stat.S_ISREG(entry.st_mode):
+            os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600, dir_fd=target))
+            _copy(source, target, name, os.O_RDWR, _copy_content)
+        elif not stat.S_ISSOCK(entry.st_mode):
+            os.mknod(name, entry.st_mode, entry.st_rdev, dir_fd=target)
+            os.chown(name, entry.st_uid, entry.st_gid, dir_fd=target, follow_symlinks=False)
+
+
+def _copy(source: int, target: int, name: str, flags: int, content: Callable[[int, int], None]) -> None:
+    readable = os.O_RDONLY | (flags & os.O_DIRECTORY) | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    old = os.open(name, readable, dir_fd=source)
+    try:
+        new = os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=target)
+        try:
+            content(old, new)
+            copy_attributes(old, new)
+        finally:
+            os.close(new)
+    finally:
+        os.close(old)
+
+
+def _copy_content(source: int, target: int) -> None:
+    while os.sendfile(target, source, None, 1 << 30):
+        pass
+
+
+def copy_attributes(source: int, target: int) -> None:
+    """Owner, mode, extended attributes and times of one open file to another."""
+    entry = os.fstat(source)
+    os.fchown(target, entry.st_uid, entry.st_gid)
+    os.fchmod(target, stat.S_IMODE(entry.st_mode))
+    for name in os.listxattr(source):
+        try:
+            os.setxattr(target, name, os.getxattr(source, name))
+        except OSError:
+            continue  # one that the other file system does not have
+    os.utime(target, ns=(entry.st_atime_ns, entry.st_mtime_ns))
 
 
 def process_start_time(pid: int) -> int | None:

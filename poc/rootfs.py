@@ -21,7 +21,7 @@ import os
 import stat
 import struct
 
-from poc import _libc
+from poc import _fs, _libc
 from poc._libc import (
     MNT_DETACH,
     MS_BIND,
@@ -103,7 +103,7 @@ for _on, _off, _flag in _SWITCHES:
         _mask = _ATIME_MASK if _flag & _ATIME_FLAGS else 0
         _RECURSIVE["r" + _on] = (_ATTRIBUTES[_flag], _mask)
         _RECURSIVE["r" + _off] = (0, _mask or _ATTRIBUTES[_flag])
-OPTIONS = (*_FLAGS, *PROPAGATION, *_RECURSIVE)  # that are poc's, not the file system's
+OPTIONS = (*_FLAGS, *PROPAGATION, *_RECURSIVE, "tmpcopyup")  # that are poc's, not the file system's
 
 DEV_LINKS = (
     ("fd", "/proc/self/fd"),
@@ -159,10 +159,11 @@ class Mount:
     """One OCI mount (config-linux.md, Mounts): where from, where to, and its options taken apart.
 
     ``flags`` and ``cleared`` are mount(2) flags, ``propagation`` a tuple of them, ``data`` what is left
-    for the file system itself. ``recursive`` are pairs of attributes for mount_setattr(2).
+    for the file system itself. ``recursive`` are pairs of attributes for mount_setattr(2). With ``copy_up``
+    a new file system begins with what the image has at its target.
     """
 
-    __slots__ = ("cleared", "data", "flags", "kind", "propagation", "recursive", "source", "target", "tree")
+    __slots__ = ("cleared", "copy_up", "data", "flags", "kind", "propagation", "recursive", "source", "target", "tree")
 
     def __init__(self, target: str, kind: str, source: str | None = None, options: Iterable[str] = ()) -> None:
         self.target = target
@@ -171,6 +172,7 @@ class Mount:
         self.flags = MS_BIND if kind == "bind" else 0
         self.cleared = 0
         self.tree = -1
+        self.copy_up = False
         propagation = []
         recursive = []
         data = []
@@ -183,11 +185,15 @@ class Mount:
                 propagation.append(PROPAGATION[option])
             elif option in _RECURSIVE:
                 recursive.append(_RECURSIVE[option])
+            elif option == "tmpcopyup":
+                self.copy_up = True
             else:
                 data.append(option)
         self.propagation = tuple(propagation)
         self.recursive = tuple(recursive)
         self.data = ",".join(data)
+        if self.copy_up and kind != "tmpfs":
+            raise InvalidArgument(f"mount {target}: tmpcopyup is for tmpfs, not for {kind}")
         if self.data and self.flags & MS_BIND:
             raise InvalidArgument(f"mount {target}: {self.data} means nothing for a bind mount")
 
@@ -214,9 +220,26 @@ class Mount:
     def _mount(self, root_fd: int) -> None:
         target = self._own_directory(root_fd) if self.kind in ("proc", "sysfs") else make_in_root(root_fd, self.target)
         try:
-            _libc.mount(self.source or self.kind, proc_path(target), self.kind, self.flags, self.data or None)
+            flags = self.flags & ~MS_RDONLY if self.copy_up else self.flags
+            _libc.mount(self.source or self.kind, proc_path(target), self.kind, flags, self.data or None)
+            if self.copy_up:
+                self._copy_up(root_fd, target)
         finally:
             os.close(target)
+
+    def _copy_up(self, root_fd: int, hidden: int) -> None:
+        # Through "." of the directory below the mount: its own path leads to the mount now.
+        source = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=hidden)
+        mounted = open_in_root(root_fd, self.target, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            _fs.copy_tree(source, mounted)
+            if "mode=" not in self.data:
+                _fs.copy_attributes(source, mounted)
+            if self.flags & MS_RDONLY:
+                _libc.mount_setattr(mounted, set=_libc.MOUNT_ATTR_RDONLY)
+        finally:
+            os.close(source)
+            os.close(mounted)
 
     def _own_directory(self, root_fd: int) -> int:
         # CVE-2019-19921: an image whose /proc is a symlink could have it mounted elsewhere, and then

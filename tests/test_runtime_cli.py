@@ -474,16 +474,17 @@ def test_user_namespace(each: Runtime, bundle: Bundle, tmp_path: Path, rootfs: s
     private = tmp_path / "private"
     private.mkdir(mode=0o700)
     bundle.config["mounts"].append({"destination": "/mnt", "type": "bind", "source": str(private), "options": ["bind"]})
+    bundle.config["mounts"].append({"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue"})
     bundle.config["process"]["oomScoreAdj"] = 77
     bundle.write(
-        "id -u; cat /proc/self/uid_map /proc/self/oom_score_adj; stat -c %u /dev; echo x >/dev/null && echo null;"
-        "ls -ld /mnt | cut -c1-4"
+        "id -u; cat /proc/self/uid_map /proc/self/oom_score_adj; stat -c %u /dev /dev/mqueue;"
+        "echo x >/dev/null && echo null; ls -ld /mnt | cut -c1-4"
     )
     os.chmod(os.path.dirname(rootfs), 0o711)
     for directory in (tmp_path, *list(tmp_path.parents)[:2]):
         os.chmod(directory, 0o711)
     done = each("run", "--bundle", bundle.directory, "user")
-    assert done.stdout.split() == ["0", "0", "300000", "2000", "77", "0", "null", "drwx"], done
+    assert done.stdout.split() == ["0", "0", "300000", "2000", "77", "0", "0", "null", "drwx"], done
 
 
 # ── what the configuration asks for ──────────────────────────────────────────────────────────────────────
@@ -556,6 +557,31 @@ def test_recursive_options(runtime: Runtime, bundle: Bundle, tmp_path: Path) -> 
     lines = runtime("run", "--bundle", bundle.directory, "recursive").stdout.splitlines()
     assert lines
     assert all({"ro", "noexec"} <= set(line.split()[5].split(",")) for line in lines)
+
+
+def test_tmpcopyup(each: Runtime, bundle: Bundle) -> None:
+    """A tmpfs that begins with what the image has there, with owners, modes and links."""
+    place = f"{bundle.rootfs}/var/tmp/copied"
+    os.makedirs(f"{place}/inner/deep")
+    os.chmod(place, 0o2751)
+    os.chown(place, 7, 8)
+    with open(f"{place}/inner/file", "w") as file:
+        file.write("text" * 50000)
+    os.chown(f"{place}/inner/file", 3, 4)
+    os.chmod(f"{place}/inner/file", 0o4640)
+    os.symlink("/nowhere", f"{place}/link")
+    entry = {"destination": "/var/tmp/copied", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup"]}
+    bundle.config["mounts"].append(entry)
+    bundle.write(
+        "cd /var/tmp/copied; stat -c '%a %u %g' . inner/file; stat -c %s inner/file; readlink link; ls inner;"
+        " echo >inner/new; cat /proc/self/mountinfo | grep -c ' /var/tmp/copied '"
+    )
+    done = each("run", "--bundle", bundle.directory, "up")
+    inside = sorted(os.listdir(f"{place}/inner"))
+    shutil.rmtree(place)
+    words = ["2751", "7", "8", "4640", "3", "4", "200000", "/nowhere", "deep", "file", "1"]
+    assert done.stdout.split() == words, done
+    assert inside == ["deep", "file"]
 
 
 def test_preserved_descriptors(each: Runtime, bundle: Bundle) -> None:

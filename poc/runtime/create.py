@@ -114,9 +114,9 @@ def create(
             if init.mapped:
                 _map_ids(process.pid, spec["linux"])
                 adjust_oom_score(process.pid, spec["process"])
-                parent.send(MAPPED)
+                _tell(parent, MAPPED)
             if not hold:
-                parent.send(START)
+                _tell(parent, START)
             console = _await_ready(parent, process, init)
         except (OSError, SetupError):
             if group.oom_kills():
@@ -137,13 +137,17 @@ def _init(spec: Spec, bundle: str, channel: Channel, group: Cgroup, cache: str) 
         rootfs.plan_protection(spec),
         program=None if filter_ is None else seccomp.program(filter_, cache),
         filter_flags=() if filter_ is None else seccomp.filter_flags(filter_),
-        late_namespaces=_LATE & _new_namespaces(spec),
+        late_namespaces=_late(spec),
     )
 
 
 # A cgroup namespace is rooted where its maker is: the child makes it once it is in its cgroups. In the clone
 # itself the maker would be the parent, even with CLONE_INTO_CGROUP.
-_LATE = {"cgroup"}
+# An IPC namespace's message queues belong to who makes it: in a user namespace that has to be its root.
+def _late(spec: Spec) -> set[str]:
+    new = _new_namespaces(spec)
+    user = any(entry["type"] == "user" for entry in spec["linux"].get("namespaces", ()))
+    return new & ({"cgroup", "ipc"} if user else {"cgroup"})
 
 
 def _new_namespaces(spec: Spec) -> set[str]:
@@ -172,7 +176,7 @@ def _clone(init: Init, parent: Channel, group: Cgroup) -> Process:
         if init.overlay is not None:
             init.overlay.open()  # by us, who may open loop devices
         joining = _joining(init.gate) if init.gate is not None and init.gate.joined else None
-        return clone(_new_namespaces(init.spec) - _LATE, child, birthplace, joining)
+        return clone(_new_namespaces(init.spec) - set(init.late_namespaces), child, birthplace, joining)
     finally:
         if init.overlay is not None:
             init.overlay.close()
@@ -215,9 +219,17 @@ def _await_ready(channel: Channel, process: Process, init: Init) -> int | None:
         channel.expect(MOUNTED)
         for kind in ("prestart", "createRuntime"):
             init.gate.hooks.run(kind, "creating", process.pid)
-        channel.send(PROCEED)
+        _tell(channel, PROCEED)
     channel.expect(READY)
     return console
+
+
+def _tell(channel: Channel, kind: str) -> None:
+    try:
+        channel.send(kind)
+    except BrokenPipeError:
+        channel.receive()  # raises what it died of, if it could still say so
+        raise
 
 
 def _end(process: Process) -> None:

@@ -111,8 +111,8 @@ def _new_session(init: Init) -> None:
 
 
 def _late_namespaces(init: Init) -> None:
-    if init.late_namespaces:
-        namespaces.leave(init.late_namespaces)
+    if "cgroup" in init.late_namespaces:
+        namespaces.leave(["cgroup"])
 
 
 def _mount_root(init: Init) -> None:
@@ -136,6 +136,8 @@ def _become_root(init: Init) -> None:
     os.setgroups([])
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
+    if "ipc" in init.late_namespaces:
+        namespaces.leave(["ipc"])
 
 
 def _mount_all(init: Init) -> None:
