@@ -45,6 +45,19 @@ def write_new(path: str, data: str, mode: int = 0o644) -> None:
         os.close(fd)
 
 
+def overwrite(path: str, data: str) -> None:
+    """Write over what a file has: not atomic, but no larger than before it needs no space on a full disk.
+
+    Raises FileNotFoundError.
+    """
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        write_all(fd, data.encode())
+        os.ftruncate(fd, os.lseek(fd, 0, os.SEEK_CUR))
+    finally:
+        os.close(fd)
+
+
 def write_all(fd: int, data: bytes | memoryview) -> None:
     """`write` until all of ``data`` is written; a pipe or a full disk may take it in parts."""
     view = memoryview(data)
@@ -119,8 +132,8 @@ def remove_file(path: str) -> None:
 def remove_tree(path: str) -> None:
     """Delete a directory tree, however deep, without following links or crossing into another file system.
 
-    Content when it is gone already. Raises OSError (EXDEV) at a mount point: a tree with something
-    mounted in it is never emptied through the mount.
+    Content when it is gone already, or goes meanwhile by another's hand. Raises OSError (EXDEV) at a mount point: a
+    tree with something mounted in it is never emptied through the mount.
     """
     try:
         parent = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -138,7 +151,7 @@ def _remove_at(parent: int, name: str, device: int, top: int = -1, depth: int = 
     except FileNotFoundError:
         return
     if not stat.S_ISDIR(entry.st_mode):
-        os.unlink(name, dir_fd=parent)
+        _content_when_gone(os.unlink, name, parent)
         return
     if entry.st_dev != device:
         raise OSError(18, f"{name} is a mount point; not deleting through it")
@@ -146,14 +159,24 @@ def _remove_at(parent: int, name: str, device: int, top: int = -1, depth: int = 
         # A container can nest directories deeper than we have stack and descriptors: this one goes up to the top.
         os.rename(name, f".{os.urandom(8).hex()}", src_dir_fd=parent, dst_dir_fd=top)
         return
-    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    except FileNotFoundError:
+        return
     try:
         while children := os.listdir(fd):
             for child in children:
                 _remove_at(fd, child, device, fd if top == -1 else top, depth + 1)
     finally:
         os.close(fd)
-    os.rmdir(name, dir_fd=parent)
+    _content_when_gone(os.rmdir, name, parent)
+
+
+def _content_when_gone(remove: Callable[..., None], name: str, directory: int) -> None:
+    try:
+        remove(name, dir_fd=directory)
+    except FileNotFoundError:
+        pass  # somebody else's clean-up was first
 
 
 def copy_tree(source: int, target: int) -> None:
@@ -219,6 +242,15 @@ def process_start_time(pid: int) -> int | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     return None if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def close_all_but(*kept: int) -> None:
+    """Close every descriptor of this process above 2, but for these."""
+    first = 3
+    for fd in sorted(kept):
+        os.closerange(first, fd)
+        first = max(first, fd + 1)
+    os.closerange(first, 1 << 20)
 
 
 def close_elsewhere(fd: int) -> None:

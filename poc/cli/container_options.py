@@ -115,10 +115,13 @@ CALLER_OPTIONS = (
 CONTAINER_OPTIONS = (*ENGINE_OPTIONS, *CALLER_OPTIONS)
 
 
-def create(engine: Engine, args: Args) -> Container:
-    """The container that the command line describes, not started. Writes the file for its id."""
+def create(engine: Engine, args: Args, hold: bool = False) -> Container:
+    """The container that the command line describes, not started. Writes the file for its id.
+
+    ``hold`` as for `Containers.create`.
+    """
     image, *command = args.arguments
-    keywords = engine_keywords(args)
+    keywords = {**engine_keywords(args), "hold": hold}
     if args.cidfile is None:
         return _create(engine, image, command, keywords, args.pull)
     try:
@@ -127,7 +130,11 @@ def create(engine: Engine, args: Args) -> Container:
         raise InvalidArgument(f"--cidfile: {args.cidfile} exists; is another container using it?") from None
     try:
         container = _create(engine, image, command, keywords, args.pull)
-        os.write(fd, container.id.encode())
+        try:
+            os.write(fd, container.id.encode())
+        except OSError:
+            container.remove()
+            raise
     except BaseException:
         os.unlink(args.cidfile)
         raise

@@ -51,10 +51,10 @@ class Engine:
         """
         from poc.engine import recovery
 
-        self.paths.make()
-        recovery.recover_all(self)
-        image = self.images.make_base(source, argument, progress)
-        self.networks.ensure()
+        with self.paths.share():
+            recovery.recover_all(self)
+            image = self.images.make_base(source, argument, progress)
+            self.networks.ensure()
         return [image.note] if image.note else []
 
     def prune(self, images: bool = False) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
@@ -14,12 +15,13 @@ from poc.engine import logs, monitor, recovery
 from poc.engine.attach import Session
 from poc.engine.bundle import Bundle, enforceable
 from poc.engine.config import ContainerConfig, parse_signal
-from poc.engine.store import Lock, is_alive, read_optional, read_state
+from poc.engine.store import PATIENCE, Lock, is_alive, read_optional
 from poc.errors import (
     Conflict,
     ContainerError,
     ContainerExists,
     ContainerNotFound,
+    PocError,
     SetupError,
 )
 
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from poc.oci.types import Spec
 
 STOP_TIMEOUT = 10  # seconds, docker's
+_START_PATIENCE, _END_PATIENCE = 60.0, 30.0  # seconds: for another command's start, for a monitor to clear up
+_LOOK_INTERVAL = 0.005
 
 
 class RunResult:
@@ -63,26 +67,42 @@ class Containers:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def create(self, image: str, command: str | Sequence[str] | None = None, **options: Any) -> Container:
-        """Make a container without starting it. ``options`` as for `run`. Raises PocError and OSError."""
-        paths = self._engine.paths
-        config = ContainerConfig(image=image, command=command, **options)
-        found = self._engine.images.get(image)
-        enforceable(config)  # a limit that can't be enforced is refused before anything is made
-        paths.make()
-        id = os.urandom(32).hex()
-        directory = paths.container(id)
-        os.mkdir(directory, 0o711)
-        lock = Lock.take(directory)
-        assert lock is not None
-        with lock:
-            try:
-                return self._fill(id, config, found)
-            except BaseException:
-                recovery.delete(self._engine, id)
-                raise
+    def create(
+        self, image: str, command: str | Sequence[str] | None = None, *, hold: bool = False, **options: Any
+    ) -> Container:
+        """Make a container without starting it. ``options`` as for `run`. Raises PocError and OSError.
 
-    def _fill(self, id: str, config: ContainerConfig, image: Image) -> Container:
+        ``hold``: the caller is going to start it at once, and nobody comes in between; if the caller is killed
+        before, it counts as one that was started.
+        """
+        config = ContainerConfig(image=image, command=command, **options)
+        enforceable(config)  # a limit that can't be enforced is refused before anything is made
+        with self._engine.paths.share():
+            found = self._engine.images.get(image)
+            id, lock = self._new_directory()
+            try:
+                container = self._fill(id, config, found, lock if hold else None)
+            except BaseException:
+                with lock:
+                    recovery.delete(self._engine, id)
+                    _fs.remove_tree(self._engine.paths.runtime(id))
+                raise
+        if not hold:
+            lock.release()
+        return container
+
+    def _new_directory(self) -> tuple[str, Lock]:
+        while True:
+            id = os.urandom(32).hex()
+            os.mkdir(self._engine.paths.container(id), 0o711)
+            try:
+                lock = Lock.take(self._engine.paths.container(id))
+            except FileNotFoundError:
+                continue  # taken for a killed command's before it was locked
+            if lock is not None:
+                return id, lock
+
+    def _fill(self, id: str, config: ContainerConfig, image: Image, held: Lock | None) -> Container:
         record: dict[str, Any] = {
             "id": id,
             "name": self._take_name(id, config.name),
@@ -92,13 +112,11 @@ class Containers:
             "layers": image.layers,
             "config": config.values,
         }
-        container = Container(self._engine, record)
-        try:
-            container.bundle.make()
-            _fs.write_json(self._engine.paths.container(id, "container.json"), record)
-        except BaseException:
-            recovery.free_name(self._engine, record["name"], id)
-            raise
+        container = Container(self._engine, record, held)
+        container.bundle.make()
+        if held is not None:
+            os.mkdir(self._engine.paths.runtime(id), 0o700)
+        _fs.write_json(self._engine.paths.container(id, "container.json"), record)
         return container
 
     def _take_name(self, id: str, wanted: str) -> str:
@@ -114,18 +132,13 @@ class Containers:
         raise ContainerExists(name)
 
     def _free_stale_name(self, path: str) -> None:
-        """A command that was killed may have left a name to a container that never came to be."""
+        """A command that was killed may have left a name to a container that never came to be, or is no more."""
         try:
             owner = os.readlink(path)
-            lock = Lock.take(self._engine.paths.container(owner), patience=0.0)
         except FileNotFoundError:
-            _fs.remove_file(path) if os.path.islink(path) else None
             return
-        if lock is not None:
-            with lock:
-                if not os.path.exists(self._engine.paths.container(owner, "container.json")):
-                    recovery.delete(self._engine, owner)
-                    _fs.remove_file(path)
+        if not self._engine.paths.has(owner):
+            recovery.recover(self._engine, owner)
 
     def run(
         self,
@@ -148,7 +161,7 @@ class Containers:
         stop_timeout; and ``cpus``, a float. Sizes are bytes or "64m". Raises PocError and OSError.
         """
         options["stdin_open"] = options.get("stdin_open") or stdin is not None
-        container = self.create(image, command, remove=remove, **options)
+        container = self.create(image, command, remove=remove, hold=True, **options)
         try:
             if detach:
                 container.start()
@@ -167,13 +180,18 @@ class Containers:
         try:
             return self._load(id)
         except FileNotFoundError:
+            recovery.recover(self._engine, id)
             raise ContainerNotFound(reference) from None
 
     def _load(self, id: str) -> Container:
         return Container(self._engine, _fs.read_json(self._engine.paths.container(id, "container.json")))
 
     def list(self, all: bool = False) -> list[Container]:
-        """The running containers, or all; newest first."""
+        """The running containers, or all; newest first. Finishes for whoever was killed, as far as that is possible."""
+        try:
+            recovery.recover_all(self._engine)
+        except (PocError, OSError):
+            pass  # a listing is not the place to report it: the next start, or `prune`, fails with it
         found = []
         for id in self._engine.paths.ids():
             try:
@@ -188,10 +206,13 @@ class Containers:
 class Container:
     """One container. Its attributes are what it was asked to be; `status` and `attrs` are looked up anew."""
 
-    __slots__ = ("_engine", "_record", "bundle", "config", "created", "id", "image", "labels", "name", "warnings")
+    __slots__ = (
+        *("_engine", "_held", "_record", "bundle", "config", "created", "id", "image", "labels", "name", "warnings"),
+    )
 
-    def __init__(self, engine: Engine, record: dict[str, Any]) -> None:
+    def __init__(self, engine: Engine, record: dict[str, Any], held: Lock | None = None) -> None:
         self._engine = engine
+        self._held = held
         self._record = record
         self.warnings: list[str] = []
         self.id: str = record["id"]
@@ -216,8 +237,9 @@ class Container:
         return self._path(f"{self.id}-json.log")
 
     @property
-    def _state_path(self) -> str:
-        return self._engine.paths.runtime(self.id, "state.json")
+    def status_path(self) -> str:
+        """How it last ended, see `poc.engine.recovery.Status`."""
+        return self._path("status.json")
 
     def _path(self, name: str) -> str:
         return self._engine.paths.container(self.id, name)
@@ -287,49 +309,87 @@ class Container:
 
     def _claim(self) -> Lock:
         """The lock and the runtime directory, for whoever will be the monitor. Raises Conflict when it runs."""
-        if self.config.network in ("bridge", "internal"):
-            self._engine.networks.bridge()
-        if self._state():
-            raise Conflict(f"container {self.name} is already running")
-        lock = self._lock()
+        lock, self._held = self._held, None
+        if lock is None:
+            lock = self._lock("is already running")
+            self._engine.paths.make()  # a reboot clears those in <run> away
         try:
-            os.mkdir(self._engine.paths.runtime(self.id), 0o700)
+            os.makedirs(self._engine.paths.runtime(self.id), 0o700, exist_ok=True)
+            if self.config.network in ("bridge", "internal"):
+                self._engine.networks.bridge()
+        except BaseException:
+            recovery.finish(self._engine, self.id)
+            lock.release()
+            raise
+        return lock
+
+    def _lock(self, refusal: str) -> Lock:
+        """The lock, of a container that does not run. Raises Conflict with ``refusal`` when it does."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            lock = self._try_lock()
+            if lock is not None:
+                return lock
+            if self.status in ("running", "paused"):
+                raise Conflict(f"container {self.name} {refusal}")
+            if time.monotonic() > deadline:
+                raise Conflict(f"container {self.name} is being used by another command")
+            time.sleep(_LOOK_INTERVAL)
+
+    def _try_lock(self) -> Lock | None:
+        """The lock, and nothing left of a killed monitor; None when somebody has it. Raises ContainerNotFound."""
+        if not self._engine.paths.has(self.id):
+            raise ContainerNotFound(self.name)
+        try:
+            lock = Lock.take(self._path(""), patience=0.0)
+        except FileNotFoundError:
+            raise ContainerNotFound(self.name) from None
+        if lock is None:
+            return None
+        try:
+            recovery.finish(self._engine, self.id)
+            if not self._engine.paths.has(self.id):
+                raise ContainerNotFound(self.name)
         except BaseException:
             lock.release()
             raise
         return lock
 
-    def _lock(self) -> Lock:
-        try:
-            lock = Lock.take(self._path(""))
-        except FileNotFoundError:
-            raise ContainerNotFound(self.name) from None
-        if lock is None:
-            raise Conflict(f"container {self.name} is being used by another command")
-        if not os.path.exists(self._path("container.json")):
-            lock.release()
-            raise ContainerNotFound(self.name)
-        return lock
-
     def _state(self) -> dict[str, Any]:
-        """What the monitor wrote, {} when there is none alive; clears up after a killed one."""
-        state, _ = read_state(self._state_path)
+        """What the monitor of its running program wrote, else {}; clears up after a killed one."""
+        state = read_optional(self._engine.paths.runtime(self.id, "state.json"))
         if is_alive(state.get("monitor")):
             return state
         if os.path.exists(self._engine.paths.runtime(self.id)):
             recovery.recover(self._engine, self.id)
         return {}
 
+    def _state_once_started(self) -> dict[str, Any]:
+        """As `_state`, of one that is just being started a moment later. Raises Conflict when that takes too long."""
+        deadline = time.monotonic() + _START_PATIENCE
+        while not (state := self._state()) and os.path.exists(self._engine.paths.runtime(self.id)):
+            if time.monotonic() > deadline:
+                raise Conflict(f"container {self.name} has been starting for {_START_PATIENCE} seconds")
+            time.sleep(_LOOK_INTERVAL)
+        return state
+
+    def _seen(self) -> dict[str, Any]:
+        """As `_state`, for a look that must not fail because the remains of a killed monitor can't be cleared up."""
+        try:
+            return self._state()
+        except OSError:
+            return {}
+
     @property
     def status(self) -> str:
         """ "created", "running", "paused" or "exited", as the kernel sees it now."""
-        return self._status(self._state())
+        return self._status(self._seen())
 
     def _status(self, state: dict[str, Any]) -> str:
-        if is_alive(state.get("init")):
+        ended = read_optional(self.status_path)
+        if state and not (ended.get("finished_at") and ended.get("started_at") == state["started_at"]):
             return "running"
-        ran = read_optional(self._path("status.json")).get("started_at")
-        return "exited" if ran else "created"
+        return "exited" if ended.get("started_at") else "created"
 
     def kill(self, signal: str | int = "KILL") -> None:
         """Send a signal to its first process. Raises Conflict when it does not run."""
@@ -343,10 +403,10 @@ class Container:
     def stop(self, timeout: int | None = None) -> None:
         """Send the stop signal, and SIGKILL when it still runs after ``timeout`` seconds (default 10; -1: for ever).
 
-        Content when it does not run.
+        Content when it does not run. One that is just being started is stopped when it has been.
         """
-        state = self._state()
-        if not is_alive(state.get("init")):
+        state = self._state_once_started()
+        if not state:
             return
         name = self.config.stop_signal or self._record["image_config"].get("StopSignal") or "TERM"
         if timeout is None:
@@ -354,53 +414,53 @@ class Container:
         _send_signal(state["init"], parse_signal(name))
         if not self._await_end(state, None if timeout < 0 else float(timeout)):
             _send_signal(state["init"], signal.SIGKILL)
-            self._await_end(state, None)
+            self._await_end(state, _END_PATIENCE)
 
     def _await_end(self, state: dict[str, Any], timeout: float | None) -> bool:
-        """Until it has ended and all is cleared up, at most ``timeout`` seconds; did it end?"""
-        deadline = float("inf") if timeout is None else time.monotonic() + timeout
-        if not _await_exit(state["init"], timeout):
+        """Until its program has ended and everything is cleared up, at most ``timeout`` seconds; has it?"""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if not _await_either((state["init"], state["monitor"]), timeout):
             return False
-        # Its monitor may be a program that goes on to other things, so that one's end says nothing.
-        while self._state() == state:
-            if time.monotonic() >= deadline:
+        # Its monitor is clearing up now, and need not end with that: it may be a program that uses the library.
+        clear = max(deadline or 0.0, time.monotonic() + _END_PATIENCE)
+        while self._state().get("started_at") == state["started_at"]:
+            if time.monotonic() > clear:
                 return False
-            time.sleep(0.002)
+            time.sleep(_LOOK_INTERVAL)
         return True
 
     def wait(self, timeout: float | None = None) -> int:
         """Until it has ended; the exit code, 0 if it never ran. Raises TimeoutError, and ContainerNotFound."""
+        state = self._state_once_started()
         try:
-            fd = os.open(self._state_path, os.O_RDONLY | os.O_CLOEXEC)
+            # Opened now: of a container with ``remove`` this file is written for the last time, then deleted.
+            fd = os.open(self.status_path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
-            return self._last_exit_code()
+            if not self._engine.paths.has(self.id):
+                raise ContainerNotFound(self.name) from None
+            return 0
         try:
-            state = self._state()
             if state and not self._await_end(state, timeout):
                 raise TimeoutError(f"container {self.name} still runs after {timeout} seconds")
-            _, ended = read_state(f"/proc/self/fd/{fd}")
+            text = _fs.read_all(fd)
         finally:
             os.close(fd)
-        return int(ended["exit_code"]) if ended else self._last_exit_code()
-
-    def _last_exit_code(self) -> int:
-        if not os.path.exists(self._path("container.json")):
-            raise ContainerNotFound(self.name)
-        return int(read_optional(self._path("status.json")).get("exit_code", 0))
+        ended = read_optional(self.status_path) or json.loads(text)
+        return int(ended["exit_code"])
 
     def remove(self, force: bool = False) -> None:
         """Delete it with all it wrote. A running one only with ``force``, which kills it. Raises Conflict."""
-        state = self._state()
-        if state:
-            if not force:
-                raise Conflict(f"container {self.name} is running; stop it first, or remove it with force")
-            if is_alive(state.get("init")):
+        lock, self._held = self._held, None
+        try:
+            if lock is None and force and (state := self._state_once_started()):
                 _send_signal(state["init"], signal.SIGKILL)
-            self._await_end(state, None)
-            if self.config.remove:
-                return
-        with self._lock():
-            recovery.delete(self._engine, self.id)
+                self._await_end(state, _END_PATIENCE)
+            with lock or self._lock("is running; stop it first, or remove it with force"):
+                recovery.delete(self._engine, self.id)
+                _fs.remove_tree(self._engine.paths.runtime(self.id))
+        except ContainerNotFound:
+            if not (force and self.config.remove):
+                raise
 
     def logs(
         self,
@@ -423,7 +483,7 @@ class Container:
         """docker's ``inspect`` object, looked up now."""
         from poc.engine.inspection import describe
 
-        state, ended = self._state(), read_optional(self._path("status.json"))
+        state, ended = self._seen(), read_optional(self.status_path)
         status = self._status(state)
         if status in ("running", "paused"):
             state["oom_killed"] = Cgroup(recovery.cgroup_path(self.id)).oom_kills() > 0
@@ -434,34 +494,44 @@ class Container:
         return self.bundle.spec()
 
 
-def _await_exit(process: list[int] | None, timeout: float | None) -> bool:
-    """Until a process has ended, at most ``timeout`` seconds; did it?"""
+def _open_process(process: list[int] | None) -> int | None:
+    """A pidfd, so that a pid used again is never meant; None when the process has ended."""
     if process is None:
-        return True  # it had before its start time could be read
+        return None
     try:
         pidfd = os.pidfd_open(process[0])
     except ProcessLookupError:
-        return True
-    try:
-        if not is_alive(process):
-            return True
-        poller = select.poll()
-        poller.register(pidfd, select.POLLIN)
-        return bool(poller.poll(None if timeout is None else timeout * 1000))
-    finally:
-        os.close(pidfd)
+        return None
+    if is_alive(process):
+        return pidfd
+    os.close(pidfd)
+    return None
 
 
-def _send_signal(process: list[int], number: int) -> None:
-    """By pidfd, so that a pid used again is never hit; content when the process has ended."""
-    try:
-        pidfd = os.pidfd_open(process[0])
-    except ProcessLookupError:
+def _send_signal(process: list[int] | None, number: int) -> None:
+    """Content when the process has ended."""
+    pidfd = _open_process(process)
+    if pidfd is None:
         return
     try:
-        if is_alive(process):
-            signal.pidfd_send_signal(pidfd, number)
+        signal.pidfd_send_signal(pidfd, number)
     except ProcessLookupError:
-        pass
+        pass  # just now
     finally:
         os.close(pidfd)
+
+
+def _await_either(processes: Sequence[list[int] | None], timeout: float | None) -> bool:
+    """Until one of these has ended, at most ``timeout`` seconds; has one?"""
+    pidfds = [_open_process(process) for process in processes]
+    try:
+        poller = select.poll()
+        for pidfd in pidfds:
+            if pidfd is None:
+                return True
+            poller.register(pidfd, select.POLLIN)
+        return bool(poller.poll(None if timeout is None else timeout * 1000))
+    finally:
+        for pidfd in pidfds:
+            if pidfd is not None:
+                os.close(pidfd)

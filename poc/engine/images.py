@@ -40,7 +40,9 @@ class Images:
 
         Raises Conflict when a container needs it: ``force`` does not change that.
         """
-        return self.store.remove(reference, force, before_delete=self._refuse_if_used)
+        self.store.get(reference)
+        with self._engine.paths.alone():
+            return self.store.remove(reference, force, before_delete=self._refuse_if_used)
 
     def _refuse_if_used(self, image: Image) -> None:
         if users := self.users(image.id):
@@ -60,4 +62,5 @@ class Images:
         """Make the image ``ubuntu``, from ``source`` or the first that works (`poc.images.bootstrap`)."""
         from poc.images.bootstrap import make_base
 
-        return make_base(self.store, source, argument, progress)
+        with self._engine.paths.share():
+            return make_base(self.store, source, argument, progress)

@@ -37,7 +37,7 @@ import prctl
 from poc import _fs
 from poc.engine import footprint, frames, networks, recovery
 from poc.engine.logs import LogWriter
-from poc.engine.store import identity
+from poc.engine.store import identity, read_optional
 from poc.errors import PocError
 from poc.namespaces import reap, run_and_exit
 from poc.rootfs import Overlay
@@ -113,7 +113,7 @@ def _detach(
 
 
 def run_here(engine: Engine, container: Container, lock: Lock, stdin: bytes | None) -> Collector:
-    """Be the monitor of a container oneself, until it ends; its lock is held, and let go of at the end.
+    """Be the monitor of a container oneself, until it ends; the lock, which is held, is let go of at the end.
 
     For a caller who waits anyway it saves a fork, which costs as much as starting the container. It ends
     with the caller: a killed program takes it along, and so does a signal handler that raises.
@@ -134,11 +134,7 @@ def _close_all_but(*kept: int) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
-    first = 3
-    for fd in sorted(kept):
-        os.closerange(first, fd)
-        first = fd + 1
-    os.closerange(first, 1 << 20)
+    _fs.close_all_but(*kept)
 
 
 class Connection:
@@ -247,7 +243,8 @@ class Monitor:
         self._process: Process | None = None
         self._attachment: networks.Attachment | None = None
         self._warnings: list[str] = []
-        self._started_at = 0.0
+        self._state: dict[str, Any] = {}
+        self._before: dict[str, Any] = {}
         self._small = not isinstance(client, Connection)  # in the caller's process nothing is ours to shrink
         self._mounts = -1
 
@@ -256,15 +253,17 @@ class Monitor:
 
         Whatever it is, all is cleared up by then.
         """
+        with self._lock:
+            self._run()
+
+    def _run(self) -> None:
         created: Created | None = None
         try:
             self._log = LogWriter(self._container.log_path)
             created = self._create()
             self._start(created)
         except BaseException as error:
-            if created is not None:
-                created.abandon()
-            self._give_up(error)
+            self._give_up(created, error)
             raise
         try:
             self._tell(frames.STARTED, _json(warnings=self._warnings))
@@ -288,6 +287,7 @@ class Monitor:
                 stdio=stdio,
                 reaper=self._config.init,
                 tied_to_parent=True,
+                withheld=self._withheld(),
                 hold=self._attachment is not None,
                 while_mounting=self._while_mounting,
             )
@@ -298,17 +298,23 @@ class Monitor:
             self._use_console(created.console)
         return created
 
+    def _withheld(self) -> list[int]:
+        connection = [self._client.socket.fileno()] if isinstance(self._client, Connection) else []
+        return [self._lock.fd, *connection]
+
     def _while_mounting(self, process: Process) -> None:
         self._process = process
-        self._mounts = os.open(f"/proc/{process.pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-        self._started_at = time.time()
-        state = {
+        if not self._config.storage_opt:
+            self._mounts = _open_mounts(process.pid)
+        self._state = {
             "monitor": identity(os.getpid()),
             "init": identity(process.pid),
-            "started_at": self._started_at,
+            "started_at": time.time(),
             "address": self._attachment.address if self._attachment else "",
         }
-        _fs.write_json(self._engine.paths.runtime(self._container.id, "state.json"), state)
+        path = self._container.status_path
+        self._before = read_optional(path)
+        _fs.write_atomic(path, recovery.Status.begun(self._state["started_at"]).as_text())
         if self._attachment is not None:
             self._attachment.begin(process.pid)
 
@@ -341,14 +347,18 @@ class Monitor:
         if self._attachment is not None:
             self._warnings = self._attachment.finish()
         created.start()
+        # Only now: who finds it may send the program a signal.
+        _fs.write_json(self._engine.paths.runtime(self._container.id, "state.json"), self._state)
 
-    def _give_up(self, error: BaseException) -> None:
+    def _give_up(self, created: Created | None, error: BaseException) -> None:
         """The container never ran: clear up, and tell why."""
         self._close_streams()
-        text = (error.strerror if isinstance(error, OSError) else str(error)) or repr(error)
+        if created is not None:
+            created.abandon()
         code = error.exit_code if isinstance(error, PocError) else PocError.exit_code
-        self._release(recovery.Status(code, error=text, finished_at=time.time()))
-        self._tell(frames.FAILED, _json(failure=type(error).__name__, text=text))
+        started_at = self._before.get("started_at", 0.0)
+        self._release(recovery.Status(code, False, started_at, time.time(), _explain(error)))
+        self._tell(frames.FAILED, _json(failure=type(error).__name__, text=_explain(error)))
         self._hang_up()
         self._let_go_of_mounts()
 
@@ -501,9 +511,11 @@ class Monitor:
         self._close_streams()
         oom_killed = created.cgroup.oom_kills() > 0
         exit_code = code if code >= 0 else 128 - code
-        created.cgroup.remove()  # with its first process the kernel ended all others
-        status = recovery.Status(exit_code, oom_killed, self._started_at, time.time())
-        self._release(status)
+        try:
+            created.cgroup.remove()  # with its first process the kernel ended all others
+        except OSError:
+            recovery.end_processes(self._container.id)  # but for one that was put there from outside
+        self._release(recovery.Status(exit_code, oom_killed, self._state["started_at"], time.time()))
         self._tell(frames.EXITED, _json(exit_code=exit_code, oom_killed=oom_killed))
         self._hang_up()
         self._let_go_of_mounts()
@@ -528,9 +540,24 @@ class Monitor:
             _fs.close_elsewhere(self._mounts)
 
     def _release(self, status: recovery.Status) -> None:
-        try:
-            if self._attachment is not None:
-                self._attachment.release()
-            recovery.conclude(self._engine, self._container.id, status, remove=self._config.remove)
-        finally:
-            self._lock.release()
+        """Let go of everything; of the lock last, but before a client may keep us waiting who reads no more."""
+        if self._attachment is not None:
+            self._attachment.cancel()
+        if self._config.network in ("bridge", "internal"):
+            self._engine.networks.release(self._container.id)
+        recovery.conclude(self._engine, self._container.id, status, remove=self._config.remove)
+        self._lock.release()
+
+
+def _open_mounts(pid: int) -> int:
+    try:
+        return os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return -1  # it was killed, and its channel says so
+
+
+def _explain(error: BaseException) -> str:
+    if not isinstance(error, OSError):
+        return str(error) or repr(error)
+    text = error.strerror or repr(error)
+    return f"{error.filename}: {text}" if error.filename else text

@@ -13,9 +13,12 @@ import json
 import os
 import signal
 
+import prctl
+
 from poc import _fs, net
 from poc.errors import SetupError
 from poc.namespaces import reap, run_and_exit
+from poc.net import addresses
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,6 +66,10 @@ class Networks:
         """The leases of the store's bridge. Raises FileNotFoundError when it has none yet."""
         return net.Leases(self._paths.leases, self._load().subnet.text)
 
+    def release(self, id: str) -> None:
+        """Free the address of a container, if it has one. The link goes with the network namespace."""
+        addresses.release(self._paths.leases, id)
+
     def ensure(self) -> None:
         """Make or repair the bridge, its address, forwarding and the nftables table."""
         bridge = self.bridge()
@@ -91,7 +98,10 @@ def bridge_names(paths: Paths) -> tuple[str, str]:
 
 
 class Helper:
-    """A forked process that waits for one word, calls a function with it and hands back the warnings it returns."""
+    """A forked process that waits for one word, calls a function with it and hands back the warnings it returns.
+
+    It ends with its parent, and holds nothing of it open: a lock that the parent's death is to free least of all.
+    """
 
     __slots__ = ("_pid", "_reader", "_writer")
 
@@ -101,17 +111,19 @@ class Helper:
         load_ahead()
         self._reader, answer = os.pipe()
         word, self._writer = os.pipe()
+        parent = os.getpid()
         self._pid = os.fork()
         if self._pid == 0:
-            os.close(self._reader)
-            os.close(self._writer)
-            run_and_exit(lambda: _help(function, prepare, word, answer))
+            run_and_exit(lambda: _help(function, prepare, word, answer, parent))
         os.close(answer)
         os.close(word)
 
     def tell(self, word: str) -> None:
         """Let it work; it does so beside the caller."""
-        os.write(self._writer, word.encode())
+        try:
+            os.write(self._writer, word.encode())
+        except BrokenPipeError:
+            pass  # it was killed; `wait` says so
         os.close(self._writer)
         self._writer = -1
 
@@ -145,17 +157,25 @@ class Helper:
 
 
 def _help(
-    function: Callable[[str], list[str] | None], prepare: Callable[[], object] | None, word: int, answer: int
+    function: Callable[[str], list[str] | None],
+    prepare: Callable[[], object] | None,
+    word: int,
+    answer: int,
+    parent: int,
 ) -> None:
+    prctl.set_pdeathsig(signal.SIGKILL)
+    if os.getppid() != parent:
+        return  # killed before the call, so there was no signal
+    _fs.close_all_but(word, answer)
     gc.disable()  # a tenth of the time that loading pyroute2 takes
     failure, warnings = "", None
     try:
         if prepare is not None:
             prepare()
-        # One read, not all up to the end: the container's process has a copy of the other end until its execve.
+        # One read, not all up to the end: another thread's child may have a copy of the other end.
         told = os.read(word, 64).decode()
         if not told:
-            return  # the monitor was killed before there was anything to do
+            return  # the parent has ended before there was anything to do
         warnings = function(told)
     except OSError as error:
         failure = error.strerror or str(error)
@@ -206,7 +226,6 @@ class Attachment:
         """Wait until the link is up; warnings. Raises SetupError."""
         return self._helper.wait()
 
-    def release(self) -> None:
-        """Give the address back. The link goes with the network namespace."""
+    def cancel(self) -> None:
+        """End the helper, whatever it is doing."""
         self._helper.cancel()
-        self._leases.release(self._id)

@@ -15,7 +15,22 @@ if TYPE_CHECKING:
 
 def prune(engine: Engine, images: bool = False) -> list[str]:
     """Containers, bridge, nftables table and state; with ``images`` those too. Returns a line for each thing."""
-    recovery.recover_all(engine)
+    try:
+        lock = engine.paths.alone()
+    except FileNotFoundError:
+        return []
+    with lock:
+        recovery.recover_all(engine)
+        removed = _remove_containers(engine)
+        if engine.networks.exist():
+            removed.append(f"network {engine.networks.remove()}")
+        if images:
+            removed += _remove_images(engine)
+        _remove_state(engine, images)
+    return removed
+
+
+def _remove_containers(engine: Engine) -> list[str]:
     removed = []
     for container in engine.containers.list(all=True):
         try:
@@ -23,11 +38,6 @@ def prune(engine: Engine, images: bool = False) -> list[str]:
             removed.append(f"container {container.id}")
         except ContainerNotFound:
             pass  # --rm was faster
-    if engine.networks.exist():
-        removed.append(f"network {engine.networks.remove()}")
-    if images:
-        removed += _remove_images(engine)
-    _remove_state(engine, images)
     return removed
 
 
@@ -40,7 +50,7 @@ def _remove_images(engine: Engine) -> list[str]:
 
 def _remove_state(engine: Engine, images: bool) -> None:
     paths = engine.paths
-    for directory in (paths.cache, paths.leases, f"{paths.data}/names", f"{paths.data}/networks"):
+    for directory in (paths.cache, paths.leases, paths.names, f"{paths.data}/networks"):
         _fs.remove_tree(directory)
     stores = ("blobs", "layers", "images") if images else ()
     for directory in stores:

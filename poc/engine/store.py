@@ -2,17 +2,20 @@
 
     <data>/containers/<id>/container.json   what the user asked; written last: with it the container exists
                            config.json      the OCI configuration
-                           status.json      how it last ended
+                           status.json      how it last ended, or that it was started
                            upper/ work/ rootfs/ <id>-json.log
     <data>/names/<name>                     a symlink to the id: made exclusively, it is the name's lock
-    <run>/<id>/state.json                   pids with their start times, while a monitor looks after it; at the end
-                                            a second line, for those who have it open: how the run ended
+    <run>/<id>/                             made before anything else of a run, removed after it
+               state.json                   pids with their start times, from the moment its program runs
                hosts hostname resolv.conf   bound into the container
     <run>/leases/                           addresses
 
 One lock per container: an flock(2) on its directory, held by whoever creates, runs or removes it. The
 kernel lets go of it when its holder dies, so a directory in <run> whose lock is free is what a killed
-monitor left, and `recover` clears it away. Status is derived from living processes only.
+monitor left, and `poc.engine.recovery` clears it away. Status is derived from living processes only.
+
+Who makes a container also shares a lock on <data>; who prunes the store or deletes images has it alone,
+so that nothing that a new container needs goes while it is made.
 """
 
 from __future__ import annotations
@@ -31,7 +34,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 _SYSTEM = ("/var/lib/poc", "/run/poc")
-_PATIENCE = 10.0  # seconds to wait for another command that holds a container's lock
+PATIENCE = 10.0  # seconds to wait for another command that holds a container's lock
+_LONG_PATIENCE = 120.0  # for the whole store: until all containers have ended, or one has been made
 
 
 class Paths:
@@ -55,7 +59,7 @@ class Paths:
         return f"{self.run}/{id}/{name}".rstrip("/")
 
     def name(self, name: str) -> str:
-        return f"{self.data}/names/{name}"
+        return f"{self.names}/{name}"
 
     @property
     def leases(self) -> str:
@@ -65,19 +69,54 @@ class Paths:
     def cache(self) -> str:
         return f"{self.run}/seccomp"
 
+    @property
+    def names(self) -> str:
+        return f"{self.data}/names"
+
+    def share(self) -> Lock:
+        """Make the directories, and keep the store from being pruned until the lock is released. Raises Conflict."""
+        while True:
+            os.makedirs(self.data, 0o711, exist_ok=True)
+            try:
+                lock = Lock.take(self.data, _LONG_PATIENCE, shared=True)
+            except FileNotFoundError:
+                continue  # pruned just now
+            if lock is None:
+                raise Conflict(f"{self.data} is being pruned")
+            self.make()
+            return lock
+
+    def alone(self) -> Lock:
+        """Have the store for oneself: nothing is being made in it. Raises Conflict; FileNotFoundError: no parent."""
+        while True:
+            try:
+                os.mkdir(self.data, 0o711)
+            except FileExistsError:
+                pass  # as nearly always
+            try:
+                lock = Lock.take(self.data, _LONG_PATIENCE)
+            except FileNotFoundError:
+                continue  # pruned just now
+            if lock is None:
+                raise Conflict(f"{self.data} is in use: another command makes an image or containers")
+            return lock
+
     def make(self) -> None:
         """Make the directories; 0700, because what containers wrote must not be reachable by the host's users."""
-        for directory in (f"{self.data}/containers", f"{self.data}/names", self.leases, self.cache):
+        for directory in (f"{self.data}/containers", self.names, self.leases, self.cache):
             os.makedirs(directory, 0o700, exist_ok=True)
         os.chmod(self.data, 0o711)
 
+    def has(self, id: str) -> bool:
+        """Does this container exist? An empty file is what a power cut leaves of one that was just being made."""
+        try:
+            return os.stat(self.container(id, "container.json")).st_size > 0
+        except FileNotFoundError:
+            return False
+
     def ids(self) -> Iterator[str]:
         """The ids of all containers that exist."""
-        try:
-            names = os.listdir(f"{self.data}/containers")
-        except FileNotFoundError:
-            return
-        yield from (name for name in names if os.path.exists(self.container(name, "container.json")))
+        return (id for id in listed(f"{self.data}/containers") if self.has(id))
 
     def find(self, reference: str) -> str:
         """The id for a name, an id or a unique prefix of one. Raises ContainerNotFound, or Conflict when ambiguous."""
@@ -95,7 +134,7 @@ class Paths:
 
 
 class Lock:
-    """A container's lock, as a descriptor that forked children share."""
+    """A lock on a directory, as a descriptor that forked children share."""
 
     __slots__ = ("fd",)
 
@@ -103,37 +142,52 @@ class Lock:
         self.fd = fd
 
     @classmethod
-    def take(cls, directory: str, patience: float = _PATIENCE) -> Lock | None:
+    def take(cls, directory: str, patience: float = PATIENCE, shared: bool = False) -> Lock | None:
         """The lock, or None when its holder does not let go in time. Raises FileNotFoundError when all is gone."""
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         if fd < 3:  # the caller has closed its own streams; the monitor, who gets this, is about to
             low, fd = fd, fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
             os.close(low)
-        deadline = time.monotonic() + patience
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return cls(fd)
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    os.close(fd)
-                    return None
-            time.sleep(0.005)
-
-    def hand_over(self) -> None:
-        """It is now the forked child's alone."""
-        os.close(self.fd)
+        try:
+            if _flock(fd, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, patience):
+                # Its last holder may have deleted it, and another made it anew: then this lock is nobody's.
+                if os.path.samestat(os.fstat(fd), os.stat(directory)):
+                    return cls(fd)
+                raise FileNotFoundError(2, os.strerror(2), directory)
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+        return None
 
     def release(self) -> None:
-        # Explicitly: a child that another thread forked meanwhile may hold a copy of the descriptor.
-        fcntl.flock(self.fd, fcntl.LOCK_UN)
+        """Unlock; also for those who have inherited the descriptor, and may keep it open for longer."""
+        if self.fd >= 0:
+            fcntl.flock(self.fd, fcntl.LOCK_UN)
+            self.hand_over()
+
+    def hand_over(self) -> None:
+        """Leave the lock to a forked child."""
         os.close(self.fd)
+        self.fd = -1
 
     def __enter__(self) -> Lock:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+def _flock(fd: int, kind: int, patience: float) -> bool:
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(fd, kind | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+        time.sleep(0.005)
 
 
 def is_alive(process: list[int] | None) -> bool:
@@ -147,32 +201,18 @@ def identity(pid: int) -> list[int] | None:
     return None if started is None else [pid, started]
 
 
-def read_state(path: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Both lines of a state.json, {} for one that is not there."""
-    try:
-        lines = _fs.read_bytes(path).splitlines()
-    except FileNotFoundError:
-        return {}, {}
-    state, ended = (json.loads(line) for line in [*lines, b"{}", b"{}"][:2])
-    return state, ended
-
-
-def append_end(path: str, ended: dict[str, Any]) -> None:
-    """Write the second line of a state.json; content when there is no such file."""
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return
-    try:
-        _fs.write_all(fd, f"\n{json.dumps(ended)}".encode())
-    finally:
-        os.close(fd)
-
-
 def read_optional(path: str) -> dict[str, Any]:
-    """A JSON object, {} when there is none."""
+    """A JSON object, {} when there is none, or only the empty file that a power cut leaves of a new one."""
     try:
-        value: dict[str, Any] = _fs.read_json(path)
+        value: dict[str, Any] = json.loads(_fs.read_bytes(path) or b"{}")
     except FileNotFoundError:
         return {}
     return value
+
+
+def listed(directory: str) -> list[str]:
+    """The names in a directory, none when it does not exist."""
+    try:
+        return os.listdir(directory)
+    except FileNotFoundError:
+        return []

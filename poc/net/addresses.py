@@ -151,18 +151,7 @@ class Leases:
 
     def release(self, owner: str) -> None:
         """Free the address of ``owner``; content when it has none."""
-        try:
-            directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return
-        try:
-            # Two who release one owner must not interleave: the later would delete what a third leased in between.
-            fcntl.flock(directory, fcntl.LOCK_EX)
-            for address in os.listdir(directory):
-                if self._owner(address) == owner:
-                    os.unlink(address, dir_fd=directory)
-        finally:
-            os.close(directory)
+        release(self.directory, owner)
 
     def owners(self) -> dict[str, str]:
         """Every leased address and who has it."""
@@ -185,9 +174,29 @@ class Leases:
         return True
 
     def _owner(self, address: str) -> str | None:
-        try:
-            return os.readlink(f"{self.directory}/{address}")
-        except OSError as error:
-            if error.errno in (errno.ENOENT, errno.EINVAL):
-                return None  # released since it was listed, or somebody else's file
-            raise
+        return _owner(f"{self.directory}/{address}")
+
+
+def release(directory: str, owner: str) -> None:
+    """Free every address that ``owner`` has in a directory of leases, whatever the subnet; content without any."""
+    try:
+        lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        # Two who release one owner must not interleave: the later would delete what a third leased in between.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for address in os.listdir(lock):
+            if _owner(f"{directory}/{address}") == owner:
+                os.unlink(address, dir_fd=lock)
+    finally:
+        os.close(lock)
+
+
+def _owner(lease: str) -> str | None:
+    try:
+        return os.readlink(lease)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.EINVAL):
+            return None  # released since it was listed, or somebody else's file
+        raise

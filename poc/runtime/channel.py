@@ -52,7 +52,10 @@ class Channel:
 
     def receive(self) -> tuple[str, dict[str, Any]]:
         """The next message, or ("", {}) when the other end is closed. Raises what an ERROR carries."""
-        data, fds, _, _ = socket.recv_fds(self._socket, _LONGEST, 4, socket.MSG_CMSG_CLOEXEC)
+        try:
+            data, fds, _, _ = socket.recv_fds(self._socket, _LONGEST, 4, socket.MSG_CMSG_CLOEXEC)
+        except ConnectionResetError:
+            return "", {}  # closed before it had read all we said
         self.received_fds.extend(fds)
         if not data:
             return "", {}

@@ -23,7 +23,7 @@ from poc.runtime.init import Init
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from poc.cgroups import Cgroup
     from poc.namespaces import Process
@@ -49,10 +49,8 @@ class Created:
         """Let it execute its program. Raises SetupError, CommandNotFound or CommandNotExecutable."""
         try:
             if self._held:
-                self._channel.send(START)
+                _tell(self._channel, START)
             self._channel.receive()
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # it was killed while it waited; its status says so
         finally:
             self._channel.close()
 
@@ -62,6 +60,7 @@ class Created:
 
     def abandon(self) -> None:
         """End it and take its cgroup away, whether it was started or not."""
+        self._channel.close()
         _end(self.process)
         self.cgroup.remove()
 
@@ -75,6 +74,7 @@ def create(
     stdio: tuple[int, int, int] | None = None,
     reaper: bool = False,
     tied_to_parent: bool = False,
+    withheld: Sequence[int] = (),
     hold: bool = True,
     while_mounting: Callable[[Process], None] | None = None,
     gate: Gate | None = None,
@@ -86,10 +86,12 @@ def create(
     ``overlay`` is mounted on the root inside the container's mount namespace. ``stdio`` are its three
     standard descriptors when it has no terminal. ``cache`` is a directory for compiled seccomp filters.
     With ``reaper`` poc itself is process 1 and the program its child; with ``tied_to_parent`` it is
-    killed when the caller dies. ``while_mounting`` is called in the parent while the child mounts. Without
-    ``hold`` the program may run before `Created.start` is called, which then only waits for it. With ``gate``
-    the program waits there for its start, and outlives the caller. ``preserved`` is how many descriptors above 2
-    it keeps, ``keyring`` the name of its session keyring; None leaves it the caller's.
+    killed when the caller dies. ``withheld`` are descriptors of the caller's that the process closes at once, not
+    only when it executes its program: whoever waits for their end waits for the caller's. ``while_mounting`` is
+    called in the parent while the child mounts. Without ``hold`` the program may run before `Created.start` is
+    called, which then only waits for it. With ``gate`` the program waits there for its start, and outlives the
+    caller. ``preserved`` is how many descriptors above 2 it keeps, ``keyring`` the name of its session keyring;
+    None leaves it the caller's.
     Raises OSError, and PocError with the step that failed.
     """
     resources = spec["linux"].get("resources", {})
@@ -102,10 +104,10 @@ def create(
         parent, child = pair()
         undo.callback(parent.close)
         init = _init(spec, bundle, child, group, cache)
-        init.overlay, init.stdio, init.reaper, init.tied_to_parent = overlay, stdio, reaper, tied_to_parent
+        init.overlay, init.stdio, init.reaper = overlay, stdio, reaper
         init.gate, init.preserved, init.keyring = gate, preserved, keyring
         init.mapped = "user" in _new_namespaces(spec) or (gate is not None and "user" in gate.joined)
-        process = _clone(init, parent, group)
+        process = _clone(init, parent, group, tied_to_parent, withheld)
         undo.callback(_end, process)
         child.close()
         try:
@@ -166,22 +168,25 @@ def _cgroup_mounts(path: str) -> list[tuple[str, str, str]]:
     return mounts
 
 
-def _clone(init: Init, parent: Channel, group: Cgroup) -> Process:
+def _clone(init: Init, parent: Channel, group: Cgroup, tied: bool, withheld: Sequence[int]) -> Process:
     def child() -> None:
         parent.close()
+        for fd in withheld:
+            os.close(fd)
         init.run()
 
-    birthplace = group.fd()
-    try:
+    with ExitStack() as opened:
+        birthplace = group.fd()
+        if birthplace is not None:
+            opened.callback(os.close, birthplace)
+        if tied:
+            init.parent = os.pidfd_open(os.getpid())
+            opened.callback(os.close, init.parent)
         if init.overlay is not None:
+            opened.callback(init.overlay.close)
             init.overlay.open()  # by us, who may open loop devices
         joining = _joining(init.gate) if init.gate is not None and init.gate.joined else None
         return clone(_new_namespaces(init.spec) - set(init.late_namespaces), child, birthplace, joining)
-    finally:
-        if init.overlay is not None:
-            init.overlay.close()
-        if birthplace is not None:
-            os.close(birthplace)
 
 
 def _joining(gate: Gate) -> Callable[[], None]:
@@ -228,8 +233,7 @@ def _tell(channel: Channel, kind: str) -> None:
     try:
         channel.send(kind)
     except BrokenPipeError:
-        channel.receive()  # raises what it died of, if it could still say so
-        raise
+        pass  # it has failed, and said so, or was killed: who receives next learns of it
 
 
 def _end(process: Process) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import os
 import resource
+import select
 import signal
 
 import prctl
@@ -38,11 +39,14 @@ _CATCHABLE = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 
 
 class Init:
-    """Everything the child needs, gathered by the parent before the clone."""
+    """Everything the child needs, gathered by the parent before the clone.
+
+    ``parent`` is a pidfd of the process it is to end with, if any.
+    """
 
     __slots__ = (
         *("cgroup", "channel", "filter", "filter_flags", "gate", "keyring", "late_namespaces", "mapped", "overlay"),
-        *("plan", "preserved", "protection", "reaper", "root", "root_fd", "spec", "stdio", "steps", "tied_to_parent"),
+        *("parent", "plan", "preserved", "protection", "reaper", "root", "root_fd", "spec", "stdio", "steps"),
     )
 
     def __init__(
@@ -59,7 +63,7 @@ class Init:
         filter_flags: Sequence[str] = (),
         late_namespaces: Collection[str] = (),
         reaper: bool = False,
-        tied_to_parent: bool = False,
+        parent: int | None = None,
         gate: Gate | None = None,
         mapped: bool = False,
     ) -> None:
@@ -75,7 +79,7 @@ class Init:
         self.filter_flags = filter_flags
         self.late_namespaces = late_namespaces
         self.reaper = reaper
-        self.tied_to_parent = tied_to_parent
+        self.parent = parent
         self.gate = gate
         self.mapped = mapped
         self.preserved = 0
@@ -290,9 +294,14 @@ def _change_directory(init: Init) -> None:
 
 
 def _end_with_parent(init: Init) -> None:
-    # The kernel forgets this at every change of ids, hence so late (prctl(2), PR_SET_PDEATHSIG).
-    if init.tied_to_parent:
-        prctl.set_pdeathsig(signal.SIGKILL)
+    # The kernel forgets this at every change of ids, hence once more after the last (prctl(2), PR_SET_PDEATHSIG).
+    if init.parent is None:
+        return
+    prctl.set_pdeathsig(signal.SIGKILL)
+    poller = select.poll()
+    poller.register(init.parent, select.POLLIN)
+    if poller.poll(0):
+        raise SetupError("the container's monitor was killed")  # before the call, so there was no signal
 
 
 def _late_filter(init: Init) -> None:
@@ -402,6 +411,7 @@ def _reap(child: int) -> None:
 
 
 _FIRST_STEPS = (
+    ("parent death signal", _end_with_parent),
     ("join cgroup", _join_cgroup),
     ("setsid", _new_session),
     ("namespaces", _late_namespaces),

@@ -23,7 +23,7 @@ COMMAND = Command(
 
 
 def run(args: Args) -> int:
-    container = create(Engine(args.root), args)
+    container = create(Engine(args.root), args, hold=True)
     try:
         session = container.start(attach=not args.detach, size=window_size() if args.tty else None)
     except BaseException:
