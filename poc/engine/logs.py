@@ -31,13 +31,18 @@ def timestamp(seconds: float | None = None) -> str:
 
 
 class LogWriter:
-    """Appends to a log file, made with the first line. ``write`` takes a stream's bytes in pieces of any size."""
+    """Appends to a log file, made with the first line. ``write`` takes a stream's bytes in pieces of any size.
 
-    __slots__ = ("_fd", "_partial", "_path")
+    An entry that was cut off, by a full disk or because the monitor before was killed, stays a line of its own,
+    which `read` leaves out.
+    """
+
+    __slots__ = ("_cut", "_fd", "_partial", "_path")
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._fd = -1
+        self._cut = False
         self._partial = {"stdout": b"", "stderr": b""}
 
     def write(self, stream: str, data: bytes) -> None:
@@ -66,11 +71,16 @@ class LogWriter:
 
     def _append(self, parts: list[bytes], stream: str) -> None:
         if self._fd < 0:
-            self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+            size = os.fstat(self._fd).st_size
+            self._cut = size > 0 and os.pread(self._fd, 1, size - 1) != b"\n"
         # Put together by hand: a dict and an encoder for each line would slow down who writes short ones.
         end = f', "stream": "{stream}", "time": "{timestamp()}"}}\n'
         entries = [f'{{"log": {_quoted(part.decode("utf-8", "surrogateescape"))}{end}' for part in parts]
-        write_all(self._fd, "".join(entries).encode())
+        text = "\n" * self._cut + "".join(entries)
+        self._cut = True
+        write_all(self._fd, text.encode())
+        self._cut = False
 
 
 def _split(line: bytes) -> list[bytes]:
@@ -96,16 +106,19 @@ def read(path: str, tail: int | None = None, is_running: Callable[[], bool] | No
             for row in file:
                 pending += row
                 if pending.endswith(b"\n"):
-                    yield _decode(pending)
+                    yield from _decode(pending)
                     pending = b""
             if not running:
                 return
             time.sleep(_POLL_INTERVAL)
 
 
-def _decode(row: bytes) -> Line:
-    entry = json.loads(row)
-    return entry["time"], entry["stream"], entry["log"].encode("utf-8", "surrogateescape")
+def _decode(row: bytes) -> list[Line]:
+    try:
+        entry = json.loads(row)
+    except ValueError:
+        return []  # it was cut off
+    return [(entry["time"], entry["stream"], entry["log"].encode("utf-8", "surrogateescape"))]
 
 
 def _tail_offset(path: str, count: int) -> int:

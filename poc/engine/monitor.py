@@ -77,12 +77,18 @@ def launch(engine: Engine, container: Container, lock: Lock, attached: bool) -> 
     """Fork the monitor of a container whose lock is held; the lock is the monitor's from here on.
 
     ``attached``: the caller stays, and the container's stdin ends when the caller does.
-    Returns the stream socket on which it says STARTED or FAILED first (`poc.engine.frames`).
+    Returns the stream socket on which it says STARTED or FAILED first (`poc.engine.frames`). Raises OSError; then
+    the lock is free.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     if theirs.fileno() < 3:  # the caller has closed its own streams; the monitor is about to
         theirs = socket.socket(fileno=fcntl.fcntl(theirs.detach(), fcntl.F_DUPFD_CLOEXEC, 3))
-    child = os.fork()
+    try:
+        child = os.fork()
+    except OSError:
+        with lock, ours, theirs:
+            recovery.finish(engine, container.id)
+        raise
     if child == 0:
         # Twice, so that it is nobody's child: the caller may be a program with children of its own.
         run_and_exit(lambda: _detach(engine, container, lock, ours, theirs, attached))
@@ -96,20 +102,31 @@ def _detach(
     engine: Engine, container: Container, lock: Lock, ours: socket.socket, theirs: socket.socket, attached: bool
 ) -> None:
     os.setsid()
-    if os.fork() != 0:
-        return
     gc.disable()  # what the caller left here must never be finalised here
     ours.close()
+    monitor = Monitor(engine, container, lock, Connection(theirs), attached=attached)
+    try:
+        if os.fork() != 0:
+            return
+    except OSError as error:
+        monitor.give_up(None, error)
+        return
     _close_all_but(lock.fd, theirs.fileno())
-    for signum in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE):
-        signal.signal(signum, signal.SIG_IGN)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    _forget_signals()
     prctl.set_name("poc-monitor")
     try:
-        Monitor(engine, container, lock, Connection(theirs), attached=attached).run()
+        monitor.run()
     except (PocError, OSError):
         pass  # told to the client
+
+
+def _forget_signals() -> None:
+    for signum in signal.valid_signals():
+        if callable(signal.getsignal(signum)) or signum == signal.SIGCHLD:
+            signal.signal(signum, signal.SIG_DFL)  # what the caller does about it is not ours to do
+    for signum in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE):
+        signal.signal(signum, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def run_here(engine: Engine, container: Container, lock: Lock, stdin: bytes | None) -> Collector:
@@ -263,7 +280,7 @@ class Monitor:
             created = self._create()
             self._start(created)
         except BaseException as error:
-            self._give_up(created, error)
+            self.give_up(created, error)
             raise
         try:
             self._tell(frames.STARTED, _json(warnings=self._warnings))
@@ -350,7 +367,7 @@ class Monitor:
         # Only now: who finds it may send the program a signal.
         _fs.write_json(self._engine.paths.runtime(self._container.id, "state.json"), self._state)
 
-    def _give_up(self, created: Created | None, error: BaseException) -> None:
+    def give_up(self, created: Created | None, error: BaseException) -> None:
         """The container never ran: clear up, and tell why."""
         self._close_streams()
         if created is not None:

@@ -215,7 +215,10 @@ class Attachment:
         self._helper = Helper(self._attach, _load_netlink)
 
     def _attach(self, pid: str) -> list[str]:
-        namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            raise SetupError("the container's process was killed while it was connected", "network") from None
         return self._bridge.attach(namespace, net.host_interface_name(self._id), self.address, self._internal)
 
     def begin(self, pid: int) -> None:
