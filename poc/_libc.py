@@ -39,6 +39,7 @@ FSOPEN_CLOEXEC, FSMOUNT_CLOEXEC = 1, 1
 _FSCONFIG_SET_FLAG, _FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE = 0, 1, 6
 
 # openat2(2)
+_OPEN_RETRIES = 128
 RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH, RESOLVE_IN_ROOT = 2, 4, 8, 16
 
 _MADV_DONTNEED = 4
@@ -101,7 +102,10 @@ def openat2(directory: int, path: str, flags: int, resolve: int, mode: int = 0) 
     """openat2(2), close-on-exec."""
     how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
     size = ctypes.sizeof(how)
-    result = libc.syscall(_SYS_OPENAT2, directory, os.fsencode(path), ctypes.byref(how), size)
+    for _ in range(_OPEN_RETRIES):
+        result = libc.syscall(_SYS_OPENAT2, directory, os.fsencode(path), ctypes.byref(how), size)
+        if result != -1 or ctypes.get_errno() != errno.EAGAIN:
+            break  # EAGAIN: anywhere on this host something was mounted or renamed while it went through a ".."
     return check(result, "open", path)
 
 

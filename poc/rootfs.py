@@ -130,7 +130,10 @@ def open_in_root(root_fd: int, path: str, flags: int = os.O_PATH) -> int:
 
 
 def make_in_root(root_fd: int, path: str, directory: bool = True) -> int:
-    """Like `open_in_root`, and makes what is missing: parents as directories, the last as asked."""
+    """Like `open_in_root`, and makes what is missing: parents as directories, the last as asked.
+
+    Of a symlink that leads nowhere, such as /etc/resolv.conf in the image of a system with systemd, it makes the end.
+    """
     path = os.path.normpath("/" + path).lstrip("/")
     try:
         return open_in_root(root_fd, path)
@@ -145,9 +148,15 @@ def make_in_root(root_fd: int, path: str, directory: bool = True) -> int:
             os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644, dir_fd=parent))
         return _libc.openat2(parent, name, os.O_PATH, RESOLVE_NO_SYMLINKS)
     except FileExistsError:
-        raise InvalidArgument(f"/{path} is a symlink that leads nowhere inside the container") from None
+        return make_in_root(root_fd, _link_target(root_fd, parent, name), directory)
     finally:
         os.close(parent)
+
+
+def _link_target(root_fd: int, parent: int, name: str) -> str:
+    """Where a symlink leads, as a path from the root."""
+    root, here = (os.readlink(proc_path(fd)) for fd in (root_fd, parent))
+    return os.path.join(here.removeprefix(root), os.readlink(name, dir_fd=parent))
 
 
 def proc_path(fd: int) -> str:
@@ -209,7 +218,6 @@ class Mount:
                 self._bind(root_fd)
             else:
                 self._mount(root_fd)
-            self._change_below(root_fd)
             self._propagate(root_fd)
         except OSError as error:
             what = f"bind {self.source}" if self.flags & MS_BIND else self.kind
@@ -225,6 +233,10 @@ class Mount:
             if self.copy_up:
                 self._copy_up(root_fd, target)
         finally:
+            os.close(target)
+        if self.recursive:
+            target = open_in_root(root_fd, self.target)
+            self._change_below(target)
             os.close(target)
 
     def _copy_up(self, root_fd: int, hidden: int) -> None:
@@ -254,8 +266,11 @@ class Mount:
         try:
             if attributes := self.attributes():
                 _libc.mount_setattr(tree, *attributes)
+            self._change_below(tree)
             target = make_in_root(root_fd, self.target, stat.S_ISDIR(os.fstat(tree).st_mode))
             try:
+                if os.path.samestat(os.fstat(target), os.fstat(root_fd)):
+                    raise InvalidArgument(f"mount bind {self.source}: {self.target} leads to the container's root")
                 _libc.move_mount(tree, target)
             finally:
                 os.close(target)
@@ -272,13 +287,9 @@ class Mount:
             off |= _ATIME_MASK  # EINVAL unless the whole mask is cleared when one of the atime modes is set
         return (on, off) if on or off else None
 
-    def _change_below(self, root_fd: int) -> None:
+    def _change_below(self, mount: int) -> None:
         for on, off in self.recursive:
-            target = open_in_root(root_fd, self.target)
-            try:
-                _libc.mount_setattr(target, on, off, recursive=True)
-            finally:
-                os.close(target)
+            _libc.mount_setattr(mount, on, off, recursive=True)
 
     def _propagate(self, root_fd: int) -> None:
         for flag in self.propagation:

@@ -100,7 +100,7 @@ class Bundle:
             for name in ("hostname", "hosts", "resolv.conf")
         ]
         for volume in self._config.volumes:
-            options = ["rbind", "rprivate", "ro" if volume["readonly"] else "rw"]
+            options = ["rbind", "rprivate", "rro" if volume["readonly"] else "rw"]
             source, destination = volume["source"], volume["destination"]
             mounts.append({"destination": destination, "type": "bind", "source": source, "options": options})
         for destination, text in self._config.tmpfs.items():
@@ -202,7 +202,10 @@ def _host_devices() -> list[Any]:
         subdirectories[:] = [name for name in subdirectories if f"{directory}/{name}" not in _NOT_DEVICES]
         for name in names:
             path = f"{directory}/{name}"
-            found = os.lstat(path)
+            try:
+                found = os.lstat(path)
+            except FileNotFoundError:
+                continue  # a device that has just gone
             kind = "c" if stat.S_ISCHR(found.st_mode) else "b" if stat.S_ISBLK(found.st_mode) else ""
             if kind and path not in _NOT_DEVICES:
                 numbers = {"major": os.major(found.st_rdev), "minor": os.minor(found.st_rdev)}

@@ -91,9 +91,9 @@ def pack(directory: str) -> Iterator[IO[bytes]]:
 
     Raises InvalidArgument at the end of the `with` when something in the directory could not be read.
     """
-    command = (*_CREATE, f"--directory={directory}", ".")
+    options: dict[str, Any] = {"cwd": directory, "env": _ENVIRONMENT}
     with tempfile.TemporaryFile() as complaint:
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaint, env=_ENVIRONMENT) as tar:
+        with subprocess.Popen((*_CREATE, "."), stdout=subprocess.PIPE, stderr=complaint, **options) as tar:
             assert tar.stdout
             try:
                 yield tar.stdout
@@ -121,9 +121,10 @@ class _Extractor:
         self._failure = f"can't unpack {name}"
         self._complaint = b""
         self._tar = subprocess.Popen(
-            (*_EXTRACT, f"--directory={directory}"),
+            _EXTRACT,
             stdin=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            cwd=directory,  # tar's own --directory takes a backslash for an escape
             bufsize=0,
             pass_fds=keep,
             umask=0o022,  # for directories that have no entry of their own

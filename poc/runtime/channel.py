@@ -55,7 +55,9 @@ class Channel:
         try:
             data, fds, _, _ = socket.recv_fds(self._socket, _LONGEST, 4, socket.MSG_CMSG_CLOEXEC)
         except ConnectionResetError:
-            return "", {}  # closed before it had read all we said
+            # The other end has closed with a message of ours unread. The kernel tells that once, and first; what the
+            # other end said before comes after it (net/core/datagram.c).
+            data, fds, _, _ = socket.recv_fds(self._socket, _LONGEST, 4, socket.MSG_CMSG_CLOEXEC)
         self.received_fds.extend(fds)
         if not data:
             return "", {}
