@@ -383,14 +383,15 @@ def be_reaper() -> None:
     """
     everything = signal.valid_signals() - {signal.SIGCHLD}
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    # /proc/1/exe is the host's interpreter (CVE-2019-5736), /proc/1/fd what it has open: nobody in the container may
+    # follow them, at no moment. In the child execve makes it good again.
+    prctl.set_dumpable(0)
     child = os.fork()
     if child == 0:
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         os.setpgid(0, 0)
         _take_foreground()
         return
-    # /proc/1/exe is the host's interpreter (CVE-2019-5736): nobody in the container may follow it.
-    prctl.set_dumpable(0)
     os.closerange(3, 1 << 20)
     prctl.set_proctitle("poc-init")
     while True:
