@@ -1,8 +1,9 @@
 """What a start of a container costs: poc beside every other runtime that is here, on one rootfs and /bin/true.
 
-All are run in turn, round after round, so that whatever else the machine does hits all alike; a ratio is the
-median of the ratios of each round. Then what a running container costs in memory, and with ``--sysbench`` what
-it costs the program in it. crun refuses a host with v1 and v2 cgroups: there all run without the v2 mount.
+All are run round after round, each time in another order, so that whatever else the machine does, and what the
+one before has left it to do, hits all alike; a ratio is the median of the ratios of each round. Then what a
+running container costs in memory, and with ``--sysbench`` what it costs the program in it. crun refuses a host
+with v1 and v2 cgroups: there all run without the v2 mount.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import re
 import shutil
 import statistics
@@ -141,10 +143,12 @@ def cases(scratch: Path, engine: poc.Engine, docker: Docker | None, root: Path) 
 def measure(found: dict[str, Case], rounds: int) -> dict[str, list[float]]:
     """Milliseconds of each case in each round, after one round that does not count."""
     samples: dict[str, list[float]] = {name: [] for name in found}
+    order = list(found)
     for number in range(-1, rounds):
-        for name, case in found.items():
+        random.shuffle(order)
+        for name in order:
             start = time.perf_counter()
-            case()
+            found[name]()
             if number >= 0:
                 samples[name].append((time.perf_counter() - start) * 1000)
     return samples

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 INTERNAL_GROUP = 0x706F63  # interface group of the host's ends of internal containers
 PUBLIC_ADDRESS = "1.1.1.1"  # stands for the internet in look-ups and in the probe; nothing is ever sent there
 _PROBE_PORTS = 1, 443  # nobody uses source port 1, and who lets anything out lets 443 out
-_PROBE_WAITS = 0, 0.001, 0.002, 0.005, 0.01, 0.03, 0.05
+_PROBE_WAITS = 0, 0.001, 0.002, 0.005, 0.01, 0.03, 0.05, 0.3, 0.8  # the kernel asks for a lost neighbour after 1 s
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -134,7 +134,7 @@ class Firewall:
     def _foreign(self) -> Iterator[Any]:
         for chain in self.chains:
             hook = chain.get_attr("NFTA_CHAIN_HOOK")
-            if hook is None or hook.get_attr("NFTA_HOOK_HOOKNUM") != nft.FORWARD or self.table.owns(chain):
+            if hook is None or hook.get_attr("NFTA_HOOK_HOOKNUM") != nft.FORWARD or _is_pocs(chain):
                 continue
             if chain["nfgen_family"] in (nft.IPV4, nft.INET) and chain.get_attr("NFTA_CHAIN_TYPE") == "filter":
                 yield chain
@@ -149,6 +149,12 @@ class Firewall:
         if _legacy_filter():
             programs.append("iptables-legacy")
         return programs
+
+
+def _is_pocs(chain: Any) -> bool:
+    """Is it of a table like ours, of this store or another? Those touch nothing but their own bridge's packets."""
+    name = str(chain.get_attr("NFTA_CHAIN_TABLE"))
+    return chain["nfgen_family"] == nft.IPV4 and (name == "poc" or name.startswith("poc-"))
 
 
 def _drops(chain: Any) -> bool:
