@@ -163,7 +163,9 @@ def test_capabilities() -> None:
     assert of(cap_drop=["all"], cap_add=["CHOWN"]) == {"CAP_CHOWN"}
     assert of(cap_add=["ALL"]) == everything
     assert of(cap_add=["ALL"], cap_drop=["SYS_ADMIN"]) == everything - {"CAP_SYS_ADMIN"}
-    assert of(privileged=True, cap_drop=["CHOWN"]) == everything
+    assert of(privileged=True) == everything
+    assert of(privileged=True, cap_drop=["CHOWN"]) == everything - {"CAP_CHOWN"}
+    assert of(privileged=True, cap_drop=["ALL"], cap_add=["CHOWN"]) == {"CAP_CHOWN"}
     with pytest.raises(InvalidArgument, match="unknown capability: 'FLY'"):
         of(cap_add=["FLY"])
 

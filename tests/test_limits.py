@@ -513,6 +513,7 @@ REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
     ({"mem_limit": "64m", "mem_reservation": "65m"}, "--memory-reservation must not be larger than --memory"),
     ({"oom_kill_disable": True}, "--oom-kill-disable needs --memory"),
     ({"pids_limit": "few"}, "--pids-limit: 'few' is not a whole number"),
+    ({"shm_size": "0"}, "--shm-size: it must be more than 0"),
     ({"blkio_weight": "1001"}, "--blkio-weight: 1001 is out of range; it takes 10 to 1000"),
     ({"device_read_bps": ["/dev/nowhere:1m"]}, "device /dev/nowhere: No such file or directory"),
     ({"device_write_bps": ["/dev/null:1m"]}, "device /dev/null: not a block device"),

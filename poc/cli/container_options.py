@@ -61,7 +61,7 @@ ENGINE_OPTIONS = (
     # Limits
     Option("--cpus", VALUE, "CPU time, in CPUs", metavar="NUMBER"),
     Option("--cpu-quota", VALUE, "CPU time per period", metavar="MICROSECONDS"),
-    Option("--cpu-period", VALUE, "Length of the period (default: 100000)", metavar="MICROSECONDS"),
+    Option("--cpu-period", VALUE, "Length of the period for --cpu-quota (default: 100000)", metavar="MICROSECONDS"),
     Option(
         "-c --cpu-shares", VALUE, "Weight against others that compete for the CPUs (default: 1024)", metavar="WEIGHT"
     ),
@@ -77,7 +77,7 @@ ENGINE_OPTIONS = (
     ),
     Option("--memory-reservation", VALUE, "Memory kept under global pressure", key="mem_reservation", metavar="SIZE"),
     Option("--oom-kill-disable", FLAG, "Let processes wait for memory instead of killing one (cgroup v1 only)"),
-    Option("--pids-limit", VALUE, "Number of processes and threads; -1: no limit", metavar="NUMBER"),
+    Option("--pids-limit", VALUE, "Number of processes and threads; -1 or 0: no limit", metavar="NUMBER"),
     Option("--blkio-weight", VALUE, "Weight of block I/O, 10 to 1000", metavar="WEIGHT"),
     Option("--device-read-bps", LIST, "Limit reading from a device", metavar="DEVICE:BYTES"),
     Option(

@@ -100,13 +100,15 @@ class ContainerConfig:
             raise AttributeError(name) from None
 
     def capabilities(self) -> list[str]:
-        """The capability names after ``cap_add``, ``cap_drop`` and ``privileged``, in the kernel's order."""
-        if self.privileged:
-            return list(ALL_CAPABILITIES)
+        """The capability names after ``cap_add``, ``cap_drop`` and ``privileged``, in the kernel's order.
+
+        What is dropped is dropped from a privileged container too; docker would keep it, without a word.
+        """
         add, drop = set(self.cap_add), set(self.cap_drop)
-        kept = set(ALL_CAPABILITIES) if "ALL" in add else (set() if "ALL" in drop else set(CAPABILITIES)) | add
-        if "ALL" in add and "ALL" in drop:
-            kept = set()
+        if "ALL" in drop:
+            kept = set() if "ALL" in add else add
+        else:
+            kept = set(ALL_CAPABILITIES) if self.privileged or "ALL" in add else set(CAPABILITIES) | add
         return [name for name in ALL_CAPABILITIES if name in kept - drop]
 
     def resources(self, swap_counted: bool = True) -> dict[str, Any]:
@@ -136,6 +138,13 @@ def _parse_limit(what: str) -> Any:
         return -1 if str(value).strip() == "-1" else parse_size(value, what)
 
     return parse
+
+
+def _parse_shm_size(value: str | int) -> int:
+    size = parse_size(value, "--shm-size")
+    if size == 0:
+        raise InvalidArgument("--shm-size: it must be more than 0")
+    return size
 
 
 def _parse_int(what: str, low: int, high: int | None = None) -> Any:
@@ -350,7 +359,7 @@ _PARSERS: dict[str, Any] = {
     "network": _parse_network,
     "volumes": _parse_volumes,
     "tmpfs": _parse_tmpfs,
-    "shm_size": lambda value: parse_size(value, "--shm-size"),
+    "shm_size": _parse_shm_size,
     "storage_opt": _parse_storage,
     "cap_add": _parse_capabilities,
     "cap_drop": _parse_capabilities,
