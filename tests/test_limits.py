@@ -178,12 +178,14 @@ def test_the_command_line_tells_of_an_oom_kill_in_one_line(cli: CommandLine) -> 
 
 
 @needs("cgroup:memory")
-def test_a_start_fits_into_the_least_memory(engine: poc.Engine) -> None:
+def test_a_start_fits_into_the_least_memory(engine: poc.Engine, cli: CommandLine) -> None:
     """The forked interpreter's own pages must not get the container killed, however large the caller is."""
     ballast = [[number] for number in range(300_000)]
     for turn in range(20):
         assert outcome(run(engine, "true", mem_limit="6m", init=turn % 2 == 1)) == (0, False), turn
     assert len(ballast) == 300_000
+    for words in ((), ("--init",), ("-t",), ("-t", "--init")):
+        assert cli("run", "--rm", "--network", "none", "--memory", "6m", *words, "busybox", "true") == ("", "", 0)
     with pytest.raises(InvalidArgument, match="the minimum is 6m"):
         run(engine, "true", mem_limit="5m")
 
