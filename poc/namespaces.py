@@ -137,7 +137,7 @@ def _clone_from_fork(
     arguments.flags |= _CLONE_PARENT
     arguments.exit_signal = 0
     reader, writer = os.pipe()
-    stub = os.fork()
+    stub = fork()
     if stub == 0:
         os.close(reader)
         run_and_exit(lambda: _clone_and_tell(arguments, child, joining, writer))
@@ -167,6 +167,14 @@ def _clone_and_tell(
         os.close(writer)
         run_and_exit(child)
     os.write(writer, b"%d" % pid)
+
+
+def fork() -> int:
+    """fork(2), with an error that says so."""
+    try:
+        return os.fork()
+    except OSError as error:
+        raise OSError(error.errno, f"fork: {error.strerror}") from None
 
 
 def reap(pid: int) -> None:

@@ -333,7 +333,7 @@ class Container:
             if self.status in ("running", "paused"):
                 raise Conflict(f"container {self.name} {refusal}")
             if time.monotonic() > deadline:
-                raise Conflict(f"container {self.name} is being used by another command")
+                raise Conflict(f"container {self.name} is being used by another command, or its monitor hangs")
             time.sleep(_LOOK_INTERVAL)
 
     def _try_lock(self) -> Lock | None:
@@ -383,13 +383,20 @@ class Container:
     @property
     def status(self) -> str:
         """ "created", "running", "paused" or "exited", as the kernel sees it now."""
-        return self._status(self._seen())
+        return self._status(self._seen(), self._last_end())
 
-    def _status(self, state: dict[str, Any]) -> str:
-        ended = read_optional(self.status_path)
-        if state and not (ended.get("finished_at") and ended.get("started_at") == state["started_at"]):
-            return "running"
+    def _status(self, state: dict[str, Any], ended: dict[str, Any]) -> str:
+        if state:
+            concluded = ended.get("finished_at") and ended["started_at"] == state["started_at"]
+            return "exited" if concluded else "running"
         return "exited" if ended.get("started_at") else "created"
+
+    def _last_end(self) -> dict[str, Any]:
+        """How it last ended, {} when it never did. Read after the state."""
+        ended = read_optional(self.status_path)
+        if ended and not ended["finished_at"] and os.path.exists(self._engine.paths.runtime(self.id)):
+            return {}  # it is being started, or runs; without that directory it was lost with its host
+        return ended
 
     def kill(self, signal: str | int = "KILL") -> None:
         """Send a signal to its first process. Raises Conflict when it does not run."""
@@ -418,13 +425,12 @@ class Container:
 
     def _await_end(self, state: dict[str, Any], timeout: float | None) -> bool:
         """Until its program has ended and everything is cleared up, at most ``timeout`` seconds; has it?"""
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = float("inf") if timeout is None else time.monotonic() + timeout
         if not _await_either((state["init"], state["monitor"]), timeout):
             return False
         # Its monitor is clearing up now, and need not end with that: it may be a program that uses the library.
-        clear = max(deadline or 0.0, time.monotonic() + _END_PATIENCE)
         while self._state().get("started_at") == state["started_at"]:
-            if time.monotonic() > clear:
+            if time.monotonic() > deadline:
                 return False
             time.sleep(_LOOK_INTERVAL)
         return True
@@ -480,18 +486,21 @@ class Container:
 
     @property
     def attrs(self) -> dict[str, Any]:
-        """docker's ``inspect`` object, looked up now."""
+        """docker's ``inspect`` object, looked up now. Raises ContainerNotFound."""
         from poc.engine.inspection import describe
 
-        state, ended = self._seen(), read_optional(self.status_path)
-        status = self._status(state)
+        state, ended = self._seen(), self._last_end()
+        status = self._status(state, ended)
         if status in ("running", "paused"):
             state["oom_killed"] = Cgroup(recovery.cgroup_path(self.id)).oom_kills() > 0
         return describe(self, self._record, state, status, ended)
 
     def spec(self) -> Spec:
-        """Its OCI configuration."""
-        return self.bundle.spec()
+        """Its OCI configuration. Raises ContainerNotFound when it has been removed."""
+        try:
+            return self.bundle.spec()
+        except FileNotFoundError:
+            raise ContainerNotFound(self.name) from None
 
 
 def _open_process(process: list[int] | None) -> int | None:

@@ -39,7 +39,7 @@ from poc.engine import footprint, frames, networks, recovery
 from poc.engine.logs import LogWriter
 from poc.engine.store import identity, read_optional
 from poc.errors import PocError
-from poc.namespaces import reap, run_and_exit
+from poc.namespaces import fork, reap, run_and_exit
 from poc.rootfs import Overlay
 from poc.runtime import seccomp
 from poc.runtime.create import create
@@ -84,7 +84,7 @@ def launch(engine: Engine, container: Container, lock: Lock, attached: bool) -> 
     if theirs.fileno() < 3:  # the caller has closed its own streams; the monitor is about to
         theirs = socket.socket(fileno=fcntl.fcntl(theirs.detach(), fcntl.F_DUPFD_CLOEXEC, 3))
     try:
-        child = os.fork()
+        child = fork()
     except OSError:
         with lock, ours, theirs:
             recovery.finish(engine, container.id)
@@ -106,7 +106,7 @@ def _detach(
     ours.close()
     monitor = Monitor(engine, container, lock, Connection(theirs), attached=attached)
     try:
-        if os.fork() != 0:
+        if fork() != 0:
             return
     except OSError as error:
         monitor.give_up(None, error)

@@ -17,7 +17,7 @@ import prctl
 
 from poc import _fs, net
 from poc.errors import SetupError
-from poc.namespaces import reap, run_and_exit
+from poc.namespaces import fork, reap, run_and_exit
 from poc.net import addresses
 
 TYPE_CHECKING = False
@@ -112,7 +112,7 @@ class Helper:
         self._reader, answer = os.pipe()
         word, self._writer = os.pipe()
         parent = os.getpid()
-        self._pid = os.fork()
+        self._pid = fork()
         if self._pid == 0:
             run_and_exit(lambda: _help(function, prepare, word, answer, parent))
         os.close(answer)

@@ -386,7 +386,7 @@ def be_reaper() -> None:
     # /proc/1/exe is the host's interpreter (CVE-2019-5736), /proc/1/fd what it has open: nobody in the container may
     # follow them, at no moment. In the child execve makes it good again.
     prctl.set_dumpable(0)
-    child = os.fork()
+    child = namespaces.fork()
     if child == 0:
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         os.setpgid(0, 0)

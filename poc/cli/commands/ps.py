@@ -6,7 +6,7 @@ from poc.cli.output import age, ellipsis, local_time, quote, show
 from poc.cli.parse import FLAG, INT, LIST, VALUE, Args, Command, Option
 from poc.engine import Engine
 from poc.engine.filters import matches, parse_filters
-from poc.errors import ImageNotFound
+from poc.errors import ContainerNotFound, ImageNotFound
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def _select(engine: Engine, args: Args) -> Iterator[Mapping[str, Any]]:
     for container in engine.containers.list(all=everything)[:last]:
         try:
             attrs = container.attrs
-        except FileNotFoundError:
+        except ContainerNotFound:
             continue  # removed since it was listed
         if matches(attrs, filters, image_id):
             yield attrs
