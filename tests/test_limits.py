@@ -246,7 +246,6 @@ def test_under_pressure_a_reservation_is_kept_and_what_is_above_goes_first(engin
         return group(container).stats()["memory"]["usage"]  # type: ignore[no-any-return]
 
     assert kept(above) < kept(within) - 32 * MB
-    assert kept(within) > 90 * MB
 
 
 @needs("cgroup1:memory")
