@@ -250,8 +250,10 @@ class Container:
         """Start it, and return when its program runs; with ``attach`` a `Session` to its streams.
 
         ``size`` is (rows, columns) of its terminal; ``warnings`` says afterwards what the user should know.
-        Raises Conflict when it runs already, and what kept the program from running.
+        Content when it runs already, unless to ``attach``: Conflict. Raises what kept the program from running.
         """
+        if self._held is None and not attach and self.status in ("running", "paused"):
+            return None
         if size is not None:
             self.spec()["process"]["consoleSize"] = {"height": size[0], "width": size[1]}
         monitor.load_ahead(self._engine, self)
