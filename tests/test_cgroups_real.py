@@ -605,6 +605,9 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[s
     path.write_bytes(os.urandom(MB) * 64)
     loop = subprocess.check_output(["losetup", "--find", "--show", "--direct-io=off", str(path)], text=True).strip()
     number = os.stat(loop).st_rdev
+    # A loop device keeps its scheduler when it is freed: whoever had it before us may have left it another.
+    with open(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}/queue/scheduler", "w") as scheduler:
+        scheduler.write("none")
     yield loop, {"major": os.major(number), "minor": os.minor(number)}
     subprocess.check_call(["losetup", "--detach", loop])
     path.unlink()
