@@ -22,6 +22,7 @@ from poc import errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
     from types import FrameType
     from typing import Any
 
@@ -261,3 +262,112 @@ thread.join()
 def test_a_fork_while_another_thread_imports(engine: poc.Engine, engine_root: str, modules: str) -> None:
     command = [sys.executable, "-c", SLOW_IMPORTS, engine_root, modules]
     subprocess.run(command, check=True, cwd=CHECKOUT, timeout=50)
+
+
+# ── the mechanisms alone, as their docstrings say ──
+
+
+def test_namespaces_alone() -> None:
+    from poc.namespaces import clone, join
+
+    reader, writer = os.pipe()
+
+    def child() -> int:
+        os.dup2(writer, 1)
+        os.execvp("sh", ["sh", "-c", "hostname jail; hostname; echo $$; readlink /proc/self/ns/user"])
+
+    for threads in (0, 2):
+        stop = threading.Event()
+        others = [threading.Thread(target=stop.wait) for _ in range(threads)]
+        for thread in others:
+            thread.start()
+        process = clone(["pid", "uts"], child)
+        assert (process.wait(), process.wait()) == (0, 0)
+        expected = f"jail\n1\n{os.readlink('/proc/self/ns/user')}\n"
+        assert os.read(reader, 100).decode() == expected
+        assert clone([], lambda: 7).wait() == 7
+        assert clone([], lambda: sys.exit(3)).wait() == 1, "an exception ends the child, it never returns"
+        sleeper = clone(["uts", "network"], lambda: time.sleep(1000))
+        namespaces = [os.readlink(f"/proc/{sleeper.pid}/ns/{name}") for name in ("uts", "net")]
+
+        def look(pid: int = sleeper.pid, expected: list[str] = namespaces) -> bool:
+            join(pid, ["uts", "network"])
+            return [os.readlink(f"/proc/self/ns/{name}") for name in ("uts", "net")] != expected
+
+        assert clone([], look).wait() == 0
+        sleeper.kill(signal.SIGTERM)
+        assert sleeper.wait() == -signal.SIGTERM
+        sleeper.kill()
+        stop.set()
+        for thread in others:
+            thread.join()
+    assert os.uname().nodename != "jail"
+    os.close(reader)
+    os.close(writer)
+    with pytest.raises(KeyError):
+        clone(["nosuch"], lambda: 0)
+
+
+@needs("cgroup:pids")
+def test_cgroups_alone() -> None:
+    with poc.cgroups.Cgroup("poc-test-alone/demo", resources={"pids": {"limit": 3}}) as group:
+        forks = ["sh", "-c", "read go; sleep 1000 & sleep 1000 & sleep 1000 & wait"]
+        sleeper = subprocess.Popen(forks, stdin=subprocess.PIPE)
+        group.add(sleeper.pid)
+        assert group.pids() == [sleeper.pid]
+        assert sleeper.stdin is not None
+        sleeper.stdin.write(b"go\n")
+        sleeper.stdin.close()
+        assert sleeper.wait(timeout=20) != 0, "it may not fork a third time"
+        group.kill()
+    assert not group.exists()
+    with pytest.raises(errors.InvalidArgument):
+        poc.cgroups.Cgroup("../outside")
+
+
+def test_rootfs_alone(engine: poc.Engine, tmp_path: Path) -> None:
+    """The drawing in the module's docstring, step by step."""
+    from poc import namespaces, rootfs
+
+    for name in ("upper", "work", "root"):
+        (tmp_path / name).mkdir()
+    root = str(tmp_path / "root")
+    overlay = rootfs.Overlay(engine.images.get("busybox").layers[::-1], f"{tmp_path}/upper", f"{tmp_path}/work")
+    spec = {"mounts": [{"destination": "/t", "type": "tmpfs", "source": "tmpfs", "options": ["size=1m"]}]}
+    steps = rootfs.plan(spec)
+
+    def child() -> int:
+        rootfs.detach_propagation()
+        overlay.mount(root)
+        root_fd = os.open(root, os.O_PATH | os.O_CLOEXEC)
+        for step in steps:
+            step.apply(root_fd)
+        rootfs.enter(root)
+        script = "echo x >/t/x && echo kept >/kept && test -c /dev/null && ! test -e /proc/self"
+        os.execv("/bin/sh", ["sh", "-c", script])
+
+    assert namespaces.clone(["mount"], child).wait() == 0
+    assert (tmp_path / "upper/kept").read_text() == "kept\n" and os.listdir(root) == []
+
+
+def test_net_alone(own_network: None, tmp_path: Path) -> None:
+    """The example in the package's docstring: one process in a network namespace, on a bridge."""
+    from poc.namespaces import clone
+    from poc.net import Bridge, Leases, host_interface_name
+
+    bridge = Bridge.establish("pocbrtest", "poc-test")
+    leases = Leases(f"{tmp_path}/leases", bridge.subnet.text)
+    address = leases.acquire("me")
+    process = clone(["network"], lambda: time.sleep(1000))
+    try:
+        namespace = os.open(f"/proc/{process.pid}/ns/net", os.O_RDONLY)
+        assert isinstance(bridge.attach(namespace, host_interface_name("me"), address), list)
+        os.close(namespace)
+        assert subprocess.run(["ping", "-c1", "-W5", address], stdout=subprocess.DEVNULL).returncode == 0
+        assert leases.owners() == {address: "me"}
+    finally:
+        process.kill()
+        process.wait()
+        leases.release("me")
+        bridge.remove()
+    assert leases.owners() == {} and not bridge.exists()
