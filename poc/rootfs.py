@@ -45,6 +45,7 @@ from poc._libc import (
     MS_STRICTATIME,
     MS_SYNCHRONOUS,
     MS_UNBINDABLE,
+    PROC_SUPER_MAGIC,
     RESOLVE_IN_ROOT,
     RESOLVE_NO_SYMLINKS,
 )
@@ -123,6 +124,8 @@ DEFAULT_DEVICES = (
     ("tty", 5, 0),
 )
 _NULL_DEVICE = os.makedev(1, 3)
+# What lxcfs and the like give a container its own of (the same files as runc's).
+_PROC_FILES = ("cpuinfo", "diskstats", "meminfo", "stat", "swaps", "uptime", "loadavg", "slabinfo", "net/dev")
 
 
 def open_in_root(root_fd: int, path: str, flags: int = os.O_PATH) -> int:
@@ -229,6 +232,8 @@ class Mount:
     def _mount(self, root_fd: int) -> None:
         target = self._own_directory(root_fd) if self.kind in ("proc", "sysfs") else make_in_root(root_fd, self.target)
         try:
+            if self.kind != "proc":
+                self._spare_proc(target)
             flags = self.flags & ~MS_RDONLY if self.copy_up else self.flags
             _libc.mount(self.source or self.kind, proc_path(target), self.kind, flags, self.data or None)
             if self.copy_up:
@@ -268,15 +273,31 @@ class Mount:
             if attributes := self.attributes():
                 _libc.mount_setattr(tree, *attributes)
             self._change_below(tree)
-            target = make_in_root(root_fd, self.target, stat.S_ISDIR(os.fstat(tree).st_mode))
+            directory = stat.S_ISDIR(os.fstat(tree).st_mode)
+            target = make_in_root(root_fd, self.target, directory)
             try:
-                if os.path.samestat(os.fstat(target), os.fstat(root_fd)):
-                    raise InvalidArgument(f"mount bind {self.source}: {self.target} leads to the container's root")
+                self._check_target(root_fd, target, directory)
+                if _libc.filesystem_type(tree) != PROC_SUPER_MAGIC:
+                    self._spare_proc(target)
                 _libc.move_mount(tree, target)
             finally:
                 os.close(target)
         finally:
             os.close(tree)
+
+    def _check_target(self, root_fd: int, target: int, directory: bool) -> None:
+        found = os.fstat(target)
+        if os.path.samestat(found, os.fstat(root_fd)):
+            raise InvalidArgument(f"mount bind {self.source}: {self.target} leads to the container's root")
+        if stat.S_ISDIR(found.st_mode) != directory:  # for move_mount(2) no more than an invalid argument
+            raise NotADirectoryError(20, "") if directory else IsADirectoryError(21, "")
+
+    def _spare_proc(self, target: int) -> None:
+        """CVE-2019-16884: over a false /proc a program would be told that it is confined when it is not."""
+        if _libc.filesystem_type(target) != PROC_SUPER_MAGIC:
+            return
+        if os.readlink(proc_path(target)).rpartition("/proc/")[2] not in _PROC_FILES:
+            raise InvalidArgument(f"mount on {self.target}: nothing may hide what the kernel tells in /proc")
 
     def attributes(self) -> tuple[int, int] | None:
         """(set, cleared) for mount_setattr(2), None when nothing changes."""
@@ -579,6 +600,9 @@ class Overlay:
         if self.disk is not None:
             self._mount_disk()
         _libc.mount("overlay", target, "overlay", 0, self.options())
+        if os.statvfs(target).f_flag & os.ST_RDONLY:
+            # overlayfs does that, without a word, when it can make nothing in its work directory.
+            raise OSError(30, f"mount overlay on {target}: read-only, as {self.work} can't be used; is the disk full?")
 
     def _mount_disk(self) -> None:
         if self._disk_fd < 0:

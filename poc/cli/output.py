@@ -24,6 +24,7 @@ def complain(error: object, prefix: str = "Error") -> None:
         error = f"unexpected {type(error).__name__}: {error} (poc --debug … shows where)"
     line = " ".join(str(error).split())
     line = line if line.isprintable() else line.encode("unicode_escape").decode()
+    line = ellipsis(line, 1000)  # a name that is refused can be as long as the kernel lets an argument be
     try:
         print(f"{paint(prefix, _RED, sys.stderr)}: {line}", file=sys.stderr)
     except OSError:

@@ -229,6 +229,8 @@ def _make_disk(path: str, size: int) -> None:
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         os.ftruncate(fd, size)
+    except OSError as error:
+        raise OSError(error.errno, f"--storage-opt: a disk of {size} bytes: {error.strerror}") from None
     finally:
         os.close(fd)
     # Blocks of 4096 bytes on a small disk too: as large as the loop device's, whose direct I/O needs that.

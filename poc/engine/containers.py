@@ -338,6 +338,19 @@ class Container:
                 raise Conflict(f"container {self.name} is being used by another command, or its monitor hangs")
             time.sleep(_LOOK_INTERVAL)
 
+    def _lock_by_force(self) -> Lock:
+        """The lock, of a container that is killed if it runs; again, if somebody comes in between and starts it."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            if state := self._state_once_started():
+                _send_signal(state["init"], signal.SIGKILL)
+                self._await_end(state, _END_PATIENCE)
+            try:
+                return self._lock("is running again")
+            except Conflict:
+                if time.monotonic() > deadline:
+                    raise
+
     def _try_lock(self) -> Lock | None:
         """The lock, and nothing left of a killed monitor; None when somebody has it. Raises ContainerNotFound."""
         if not self._engine.paths.has(self.id):
@@ -460,10 +473,9 @@ class Container:
         """Delete it with all it wrote. A running one only with ``force``, which kills it. Raises Conflict."""
         lock, self._held = self._held, None
         try:
-            if lock is None and force and (state := self._state_once_started()):
-                _send_signal(state["init"], signal.SIGKILL)
-                self._await_end(state, _END_PATIENCE)
-            with lock or self._lock("is running; stop it first, or remove it with force"):
+            if lock is None:
+                lock = self._lock_by_force() if force else self._lock("is running; stop it first, or use force")
+            with lock:
                 recovery.delete(self._engine, self.id)
                 _fs.remove_tree(self._engine.paths.runtime(self.id))
         except ContainerNotFound:

@@ -97,10 +97,11 @@ def device_rules(privileged: bool = False) -> list[dict[str, Any]]:
 def _merge(base: list[Mount], extra: Iterable[Mount]) -> list[Mount]:
     """Shallow paths first among the extra ones, so that a mount never hides one made before it.
 
-    Whoever mounts something on /dev brings all that is below it.
+    Whoever mounts something on /dev brings all that is below it. /proc stays below what is mounted on it:
+    `poc.rootfs` knows by it what must not be hidden.
     """
     added = sorted(extra, key=lambda mount: mount["destination"].rstrip("/").count("/"))
-    replaced = {mount["destination"] for mount in added}
+    replaced = {mount["destination"] for mount in added} - {"/proc"}
     below = "/dev/" if "/dev" in replaced else "\0"
     kept = [
         mount for mount in base if mount["destination"] not in replaced and not mount["destination"].startswith(below)

@@ -361,7 +361,7 @@ def execute(args: Sequence[str], env: Sequence[str]) -> NoReturn:
     """execve(2) after a search along PATH of ``env``. Raises CommandNotFound or CommandNotExecutable."""
     environment = dict(entry.partition("=")[::2] for entry in env)
     name = args[0]
-    directories = [""] if "/" in name else environment.get("PATH", DEFAULT_PATH).split(":")
+    directories = [""] if "/" in name else environment.get("PATH", DEFAULT_PATH).split(":") if name else []
     refused: OSError | None = None
     for directory in directories:
         try:
