@@ -296,6 +296,42 @@ def test_killed_client(engine: poc.Engine, cli: CommandLine) -> None:
     await_nothing(lambda: leftovers(engine))
 
 
+def test_stopped_client(engine: poc.Engine, cli: CommandLine) -> None:
+    """A client that reads no more holds its container's output up, but neither its end nor its removal."""
+    client = cli.start("run", "--name", "flood", "busybox", "yes", stdout=subprocess.PIPE)
+    container = await_container(engine, "flood")
+    os.kill(client.pid, signal.SIGSTOP)
+    try:
+        time.sleep(0.3)  # the buffers in between are full
+        container.stop(timeout=0)
+        assert (container.status, container.wait()) == ("exited", 137)
+        container.remove()
+    finally:
+        os.kill(client.pid, signal.SIGCONT)
+    output, _ = client.communicate(timeout=20)
+    assert client.returncode == 137 and set(output.splitlines()[:-1]) == {b"y"}
+    await_nothing(lambda: leftovers(engine))
+
+
+def test_pid_used_again(engine: poc.Engine) -> None:
+    """A process is known by its start time too: another one under its pid is neither waited for nor killed."""
+    container = engine.containers.run("busybox", SLEEP, detach=True, network="none")
+    path = engine.paths.runtime(container.id, "state.json")
+    state = _fs.read_json(path)
+    other = subprocess.Popen(SLEEP)
+    try:
+        _fs.write_json(path, {**state, "init": [other.pid, state["init"][1]]})
+        with pytest.raises(Conflict, match="not running"):
+            container.kill()
+        _fs.write_json(path, {**state, "monitor": [other.pid, state["monitor"][1]]})
+        os.kill(state["monitor"][0], signal.SIGKILL)
+        assert container.wait(timeout=20) == 137
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
+
+
 def test_killed_while_it_makes_a_disk(engine: poc.Engine, cli: CommandLine) -> None:
     """What mkfs still writes to is gone; nothing is shown, and the name is free."""
     command = cli.start("create", "--name", "disk", "--storage-opt", "size=2g", "busybox", stdout=subprocess.DEVNULL)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 _SYSTEM = ("/var/lib/poc", "/run/poc")
 PATIENCE = 10.0  # seconds to wait for another command that holds a container's lock
+_ATTEMPTS, _WRITE_TIME = 5, 0.002  # seconds
 _LONG_PATIENCE = 120.0  # for the whole store: until all containers have ended, or one has been made
 
 
@@ -82,7 +83,7 @@ class Paths:
             except FileNotFoundError:
                 continue  # pruned just now
             if lock is None:
-                raise Conflict(f"{self.data} is being pruned")
+                raise Conflict(f"{self.data} is in use: another command prunes it or removes images")
             self.make()
             return lock
 
@@ -202,12 +203,21 @@ def identity(pid: int) -> list[int] | None:
 
 
 def read_optional(path: str) -> dict[str, Any]:
-    """A JSON object, {} when there is none, or only the empty file that a power cut leaves of a new one."""
-    try:
-        value: dict[str, Any] = json.loads(_fs.read_bytes(path) or b"{}")
-    except FileNotFoundError:
-        return {}
-    return value
+    """A JSON object, {} when there is none, or only the empty file that a power cut leaves of a new one.
+
+    Raises ValueError naming the file when it is not JSON.
+    """
+    for _ in range(_ATTEMPTS):
+        try:
+            value: dict[str, Any] = json.loads(_fs.read_bytes(path) or b"{}")
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            reason = error
+            time.sleep(_WRITE_TIME)  # it may just be being overwritten (`_fs.overwrite`)
+        else:
+            return value
+    raise ValueError(f"{path}: {reason}")
 
 
 def listed(directory: str) -> list[str]:
