@@ -62,7 +62,13 @@ def write_all(fd: int, data: bytes | memoryview) -> None:
     """`write` until all of ``data`` is written; a pipe or a full disk may take it in parts."""
     view = memoryview(data)
     while view:
-        view = view[os.write(fd, view) :]
+        try:
+            view = view[os.write(fd, view) :]
+        except BlockingIOError:
+            # Whoever shares a standard stream with us (node does) may have made it non-blocking.
+            import select
+
+            select.select((), (fd,), ())
 
 
 def sync_directory(path: str) -> None:

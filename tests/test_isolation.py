@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import tarfile
 from io import BytesIO
@@ -83,7 +84,10 @@ def test_capabilities(engine: poc.Engine) -> None:
 
 
 def test_seccomp_and_umask(engine: poc.Engine) -> None:
-    found = status(engine.containers.run("busybox", ["cat", "/proc/self/status"], remove=True, network="none").output)
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1})
+    result = engine.containers.run("busybox", ["cat", "/proc/self/status"], remove=True, network="none")
+    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    found = status(result.output)
     assert (found["Seccomp"], found["NoNewPrivs"], found["Umask"]) == ("2", "0", "0022")
     assert int(found["SigIgn"], 16) == int(found["SigBlk"], 16) == 0, "Python ignores SIGPIPE"
     assert shell(engine, "unshare -u true 2>&1 || echo no").splitlines()[-1] == "no"

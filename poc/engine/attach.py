@@ -35,13 +35,14 @@ class Exit:
 class Session:
     """A connection to a monitor."""
 
-    __slots__ = ("_decoder", "_flushing", "_outgoing", "_pending", "_socket", "_wake", "warnings")
+    __slots__ = ("_decoder", "_failure", "_flushing", "_outgoing", "_pending", "_socket", "_wake", "warnings")
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._outgoing: list[bytes] = []
         self._flushing = False
+        self._failure: OSError | None = None
         self._decoder = frames.Decoder()
         self._pending: list[tuple[int, bytes]] = []
         self.warnings: list[str] = []
@@ -100,6 +101,8 @@ class Session:
         while True:
             for kind, payload in self._take():
                 if kind == frames.EXITED:
+                    if self._failure is not None:
+                        raise self._failure
                     return Exit(**json.loads(payload))
                 self._write(outputs, kind, payload)
             self._flush()
@@ -116,7 +119,9 @@ class Session:
             return
         try:
             write_all(outputs[kind], payload)
-        except BrokenPipeError:
+        except OSError as error:
+            if not isinstance(error, BrokenPipeError):
+                self._failure = self._failure or error
             del outputs[kind]
             self._send(frames.message(frames.OUTPUT_END, stream=kind))
 

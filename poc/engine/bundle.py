@@ -95,7 +95,7 @@ class Bundle:
                 "destination": f"/etc/{name}",
                 "type": "bind",
                 "source": self._paths.runtime(self._id, name),
-                "options": ["bind", "rprivate"],
+                "options": ["bind", "rprivate", "ro" if self._config.read_only else "rw"],
             }
             for name in ("hostname", "hosts", "resolv.conf")
         ]

@@ -335,10 +335,9 @@ def _execute(init: Init) -> None:
     process = init.spec["process"]
     _libc.cloexec_from(3 + init.preserved)
     for signum in _CATCHABLE:
-        if signal.getsignal(signum) == signal.SIG_IGN:
-            signal.signal(
-                signum, signal.SIG_DFL
-            )  # execve keeps what is ignored, and Python and the monitor ignore some
+        if signal.getsignal(signum) == signal.SIG_IGN:  # execve keeps it, and Python and the monitor ignore some
+            signal.signal(signum, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # execve keeps that too, and the caller's thread may block some
     if init.reaper:
         be_reaper()
     execute(process["args"], _with_home(process.get("env", []), process.get("user", {}).get("uid", 0)))
