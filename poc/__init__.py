@@ -10,6 +10,8 @@
 
 from __future__ import annotations
 
+import sys
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,23 +23,27 @@ if TYPE_CHECKING:
     from poc import net as net
     from poc import rootfs as rootfs
     from poc.engine import Engine as Engine
-    from poc.engine.containers import Container as Container
-    from poc.engine.containers import RunResult as RunResult
+    from poc.engine.container import Container as Container
+    from poc.engine.container import RunResult as RunResult
+    from poc.engine.volumes import Volume as Volume
 
 __version__ = "0.1.0"
 
 _MODULES = ("cgroups", "errors", "namespaces", "net", "rootfs")
-_NAMES = {"Engine": "poc.engine", "Container": "poc.engine.containers", "RunResult": "poc.engine.containers"}
+_NAMES = {
+    "Engine": "poc.engine",
+    "Container": "poc.engine.container",
+    "Volume": "poc.engine.volumes",
+    "RunResult": "poc.engine.container",
+}
 
 
 def __getattr__(name: str) -> Any:
-    import importlib
-
-    if name in _MODULES:
-        return importlib.import_module(f"poc.{name}")
-    if name in _NAMES:
-        return getattr(importlib.import_module(_NAMES[name]), name)
-    raise AttributeError(f"module 'poc' has no attribute {name!r}")
+    module = f"poc.{name}" if name in _MODULES else _NAMES.get(name)
+    if module is None:
+        raise AttributeError(f"module 'poc' has no attribute {name!r}")
+    __import__(module)
+    return sys.modules[module] if name in _MODULES else getattr(sys.modules[module], name)
 
 
 def run(image: str, command: str | Sequence[str] | None = None, **options: Any) -> Any:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import _thread
-import json
+import errno
 import os
 import stat
+
+from poc._lean import json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -116,15 +118,23 @@ def read_text(path: str) -> str:
     return read_bytes(path).decode("utf-8", "surrogateescape").strip()
 
 
-def write_text(path: str, value: str) -> None:
-    """One `write` to an existing kernel file (procfs, cgroupfs). The OSError names the file."""
+def write_text(path: str, *values: str) -> None:
+    """One `write` for each value to an existing kernel file (procfs, cgroupfs). The OSError names the file."""
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
-        os.write(fd, value.encode())
+        for value in values:
+            os.write(fd, value.encode())
     except OSError as error:
         raise OSError(error.errno, f"write {value!r} to {path}: {os.strerror(error.errno or 0)}") from None
     finally:
         os.close(fd)
+
+
+def unescape_mountinfo(path: str) -> str:
+    """A path as proc_pid_mountinfo(5) and its like write it."""
+    for code, character in ((r"\040", " "), (r"\011", "\t"), (r"\012", "\n"), (r"\134", "\\")):
+        path = path.replace(code, character)
+    return path
 
 
 def remove_file(path: str) -> None:
@@ -157,52 +167,86 @@ def _remove_at(parent: int, name: str, device: int, top: int = -1, depth: int = 
     except FileNotFoundError:
         return
     if not stat.S_ISDIR(entry.st_mode):
-        _content_when_gone(os.unlink, name, parent)
+        try:
+            os.unlink(name, dir_fd=parent)
+        except FileNotFoundError:
+            pass  # somebody else's clean-up was first
         return
     if entry.st_dev != device:
-        raise OSError(18, f"{name} is a mount point; not deleting through it")
-    if depth > 50:
-        # A container can nest directories deeper than we have stack and descriptors: this one goes up to the top.
-        os.rename(name, f".{os.urandom(8).hex()}", src_dir_fd=parent, dst_dir_fd=top)
-        return
-    try:
-        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
-    except FileNotFoundError:
-        return
-    try:
-        while children := os.listdir(fd):
-            for child in children:
+        raise OSError(errno.EXDEV, f"{name} is a mount point; not deleting through it")
+    while not _removed(name, parent):
+        if depth > 50:
+            # A container can nest directories deeper than we have stack and descriptors: this one goes up to the top.
+            os.rename(name, f".{os.urandom(8).hex()}", src_dir_fd=parent, dst_dir_fd=top)
+            return
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        except FileNotFoundError:
+            return
+        try:
+            for child in os.listdir(fd):
                 _remove_at(fd, child, device, fd if top == -1 else top, depth + 1)
-    finally:
-        os.close(fd)
-    _content_when_gone(os.rmdir, name, parent)
+        finally:
+            os.close(fd)
 
 
-def _content_when_gone(remove: Callable[..., None], name: str, directory: int) -> None:
+def _removed(directory: str, parent: int) -> bool:
+    """Remove an empty directory; False when it is not. Of most that a container leaves it saves a look inside."""
     try:
-        remove(name, dir_fd=directory)
+        os.rmdir(directory, dir_fd=parent)
     except FileNotFoundError:
         pass  # somebody else's clean-up was first
+    except OSError as error:
+        if error.errno != errno.ENOTEMPTY:
+            raise
+        return False
+    return True
 
 
-def copy_tree(source: int, target: int) -> None:
+class _Linked:
+    """The files with several names that a copy has met: where the first of each is, below the top of the copy."""
+
+    __slots__ = ("places", "top")
+
+    def __init__(self, top: int) -> None:
+        self.top = top
+        self.places: dict[tuple[int, int], str] = {}
+
+    def link(self, entry: os.stat_result, path: str, target: int) -> bool:
+        """Give the file another name; False for the first time."""
+        if entry.st_nlink < 2 or stat.S_ISDIR(entry.st_mode):
+            return False
+        first = self.places.setdefault((entry.st_dev, entry.st_ino), path)
+        if first is path:
+            return False
+        name = path.rpartition("/")[2]
+        os.link(first, name, src_dir_fd=self.top, dst_dir_fd=target, follow_symlinks=False)
+        return True
+
+
+def copy_tree(source: int, target: int, linked: _Linked | None = None, place: str = "") -> None:
     """Copy what is in one open directory into another: files, links, nodes, with owner, mode, times and attributes.
 
     Links are copied, not followed, and a mount below the source is copied as what it shows. Imports nothing.
     """
+    linked = linked or _Linked(target)
     for name in os.listdir(source):
         entry = os.stat(name, dir_fd=source, follow_symlinks=False)
+        path = f"{place}{name}"
+        if linked.link(entry, path, target):
+            continue
         if stat.S_ISLNK(entry.st_mode):
             os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
             os.chown(name, entry.st_uid, entry.st_gid, dir_fd=target, follow_symlinks=False)
         elif stat.S_ISDIR(entry.st_mode):
             os.mkdir(name, 0o700, dir_fd=target)
-            _copy(source, target, name, os.O_RDONLY | os.O_DIRECTORY, copy_tree)
+            _copy(source, target, name, os.O_RDONLY | os.O_DIRECTORY, _copy_below(linked, f"{path}/"))
         elif stat.S_ISREG(entry.st_mode):
             os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600, dir_fd=target))
             _copy(source, target, name, os.O_RDWR, _copy_content)
         elif not stat.S_ISSOCK(entry.st_mode):
             os.mknod(name, entry.st_mode, entry.st_rdev, dir_fd=target)
+            os.chmod(name, stat.S_IMODE(entry.st_mode), dir_fd=target)  # whatever the umask
             os.chown(name, entry.st_uid, entry.st_gid, dir_fd=target, follow_symlinks=False)
 
 
@@ -220,9 +264,25 @@ def _copy(source: int, target: int, name: str, flags: int, content: Callable[[in
         os.close(old)
 
 
+def _copy_below(linked: _Linked, place: str) -> Callable[[int, int], None]:
+    return lambda source, target: copy_tree(source, target, linked, place)
+
+
 def _copy_content(source: int, target: int) -> None:
-    while os.sendfile(target, source, None, 1 << 30):
-        pass
+    """What is a hole stays one: a file of an image may be larger than the disk."""
+    end = 0
+    while True:
+        try:
+            start = os.lseek(source, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            break  # from here on there is no data
+        end = os.lseek(source, start, os.SEEK_HOLE)
+        os.lseek(target, start, os.SEEK_SET)
+        while start < end and (sent := os.sendfile(target, source, start, min(end - start, 1 << 30))):
+            start += sent
+    os.ftruncate(target, os.fstat(source).st_size)
 
 
 def copy_attributes(source: int, target: int) -> None:
@@ -238,16 +298,38 @@ def copy_attributes(source: int, target: int) -> None:
     os.utime(target, ns=(entry.st_atime_ns, entry.st_mtime_ns))
 
 
-def process_start_time(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot; None when there is none, or it is a zombie.
+def process_start(pid: int) -> tuple[int | None, int]:
+    """(start time, flags) of a process: fields 22, in clock ticks since boot, and 9 of proc_pid_stat(5).
 
-    With the pid it names one process for ever: pids are used again, the pair is not (proc_pid_stat(5), field 22).
+    The time is None when there is no such process, or it is a zombie.
     """
     try:
         fields = read_bytes(f"/proc/{pid}/stat").rpartition(b")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
-        return None
-    return None if fields[0] in (b"Z", b"X") else int(fields[19])
+        return None, 0
+    return (None if fields[0] in (b"Z", b"X") else int(fields[19])), int(fields[6])
+
+
+def identity(pid: int) -> list[int] | None:
+    """[pid, start time], which names one process for ever: pids are used again, the pair is not. None: none such."""
+    started = process_start(pid)[0]
+    return None if started is None else [pid, started]
+
+
+def is_alive(process: list[int] | None) -> bool:
+    """Is the process of this `identity` still there?"""
+    return process is not None and process_start(process[0])[0] == process[1]
+
+
+def pidfd_open(pid: int) -> int:
+    """pidfd_open(2). Raises ProcessLookupError for one that has ended, whichever way the kernel says so."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        # Its number is still known, as to who holds a pidfd of it, but it has been reaped; later kernels say ESRCH.
+        raise ProcessLookupError(errno.ESRCH, f"pidfd_open {pid}: {os.strerror(errno.ESRCH)}") from None
 
 
 def close_all_but(*kept: int) -> None:

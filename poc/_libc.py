@@ -33,6 +33,7 @@ MNT_DETACH = 2
 
 # mount_setattr(2), fsmount(2), open_tree(2), move_mount(2)
 MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC = 1, 2, 4, 8
+MOUNT_ATTR_IDMAP = 0x100000
 OPEN_TREE_CLONE, OPEN_TREE_CLOEXEC = 1, os.O_CLOEXEC
 MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH = 4, 0x40
 FSOPEN_CLOEXEC, FSMOUNT_CLOEXEC = 1, 1
@@ -40,9 +41,12 @@ _FSCONFIG_SET_FLAG, _FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE = 0, 1, 6
 
 # openat2(2)
 _OPEN_RETRIES = 128
-RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH, RESOLVE_IN_ROOT = 2, 4, 8, 16
+RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH, RESOLVE_IN_ROOT = 1, 2, 4, 8, 16
 
 _MADV_DONTNEED = 4
+
+# prctl(2)
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 1, 4, 36
 
 # statfs(2)
 PROC_SUPER_MAGIC, CGROUP2_SUPER_MAGIC = 0x9FA0, 0x63677270
@@ -180,10 +184,54 @@ def setdomainname(name: str) -> None:
     check(libc.setdomainname(data, len(data)), "setdomainname", name)
 
 
+_SignalSet = ctypes.c_ulong * (1024 // (8 * ctypes.sizeof(ctypes.c_ulong)))  # glibc's sigset_t
+EVERY_SIGNAL, NO_SIGNAL = _SignalSet(*[~0] * len(_SignalSet())), _SignalSet()
+_SIG_SETMASK, _SIG_DFL, _LAST_SIGNAL = 2, None, 64
+
+
+def set_signal_mask(mask: ctypes.Array[ctypes.c_ulong]) -> ctypes.Array[ctypes.c_ulong]:
+    """pthread_sigmask(3): block these signals and no others; the mask before. Ten times as fast as Python's own."""
+    before = _SignalSet()
+    libc.pthread_sigmask(_SIG_SETMASK, ctypes.byref(mask), ctypes.byref(before))
+    return before
+
+
+def reset_signals() -> None:
+    """signal(2): what every signal does is the kernel's default again, also of those that were ignored."""
+    for number in range(1, _LAST_SIGNAL + 1):
+        libc.signal(number, _SIG_DFL)  # refused for SIGKILL, SIGSTOP and the C library's own two
+
+
 def prctl(option: int, *arguments: int) -> int:
     """prctl(2), for the options that python-prctl does not know."""
     values = [ctypes.c_ulong(value) for value in (*arguments, 0, 0, 0, 0)[:4]]
     return check(libc.prctl(option, *values), f"prctl {option}")
+
+
+_SYS_PIDFD_GETFD = 438
+
+
+def pidfd_getfd(pidfd: int, number: int) -> int:
+    """pidfd_getfd(2): a copy of another process's descriptor. EBADF while it has none of that number."""
+    return check(libc.syscall(_SYS_PIDFD_GETFD, pidfd, number, 0), "pidfd_getfd")
+
+
+_CAPABILITY_VERSION_3 = 0x20080522  # linux/capability.h: two words for each set, the sets in turn
+_SETS_OF_CAPABILITIES = ctypes.c_uint32 * 6
+
+
+def capabilities() -> tuple[int, int, int]:
+    """capget(2): the effective, permitted and inheritable set of the calling thread, a bit for each number."""
+    data = _SETS_OF_CAPABILITIES()
+    check(libc.capget((ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0), data), "capget")
+    return data[0] | data[3] << 32, data[1] | data[4] << 32, data[2] | data[5] << 32
+
+
+def set_capabilities(effective: int, permitted: int, inheritable: int) -> None:
+    """capset(2), the same three."""
+    sets = (effective, permitted, inheritable)
+    data = _SETS_OF_CAPABILITIES(*(bits & 0xFFFFFFFF for bits in sets), *(bits >> 32 for bits in sets))
+    check(libc.capset((ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0), data), "capset")
 
 
 _SYS_KEYCTL = {"x86_64": 250}.get(os.uname().machine, 219)
@@ -195,6 +243,32 @@ def join_session_keyring(name: str) -> None:
     result = libc.syscall(_SYS_KEYCTL, _KEYCTL_JOIN_SESSION_KEYRING, os.fsencode(name), 0, 0, 0)
     if result != -1 or ctypes.get_errno() != errno.ENOSYS:
         check(result, "keyctl", name)
+
+
+_MACHINE_CALLS = {"x86_64": (314, 251, 238)}.get(os.uname().machine, (274, 30, 237))
+_SYS_SCHED_SETATTR, _SYS_IOPRIO_SET, _SYS_SET_MEMPOLICY = _MACHINE_CALLS
+_IOPRIO_WHO_PGRP = 2
+
+
+def sched_setattr(attributes: bytes) -> None:
+    """sched_setattr(2) on the caller; ``attributes`` is its struct sched_attr."""
+    check(libc.syscall(_SYS_SCHED_SETATTR, 0, attributes, 0), "sched_setattr")
+
+
+def ioprio_set(value: int) -> None:
+    """ioprio_set(2) on the caller's process group."""
+    check(libc.syscall(_SYS_IOPRIO_SET, _IOPRIO_WHO_PGRP, 0, value), "ioprio_set")
+
+
+def set_mempolicy(mode: int, nodes: bytes) -> None:
+    """set_mempolicy(2); ``nodes`` is its mask in whole longs, or empty."""
+    # One bit more than there are: the kernel takes the number less one (mm/mempolicy.c, get_nodes).
+    check(libc.syscall(_SYS_SET_MEMPOLICY, mode, nodes or None, ctypes.c_ulong(8 * len(nodes) + 1)), "set_mempolicy")
+
+
+def personality(persona: int) -> None:
+    """personality(2)."""
+    check(libc.personality(ctypes.c_ulong(persona)), "personality")
 
 
 def malloc_trim() -> None:

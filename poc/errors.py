@@ -5,7 +5,9 @@
     ├── NotFound                (also a LookupError)
     │   ├── ContainerNotFound
     │   ├── ImageNotFound
-    │   └── NetworkNotFound
+    │   ├── NetworkNotFound
+    │   ├── VolumeNotFound
+    │   └── ObjectNotFound      nothing of any kind
     ├── Conflict                the object's state forbids it: a name in use, a running container
     │   └── ContainerExists
     ├── Unsupported             this host can't: the kernel facility that lacks, and why
@@ -62,6 +64,20 @@ class NetworkNotFound(NotFound):
         super().__init__(f"no such network: {name}")
 
 
+class VolumeNotFound(NotFound):
+    """No volume has this name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"no such volume: {name:.200}")
+
+
+class ObjectNotFound(NotFound):
+    """Neither a container nor an image, a network or a volume has this name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"No such object: {name}")
+
+
 class Conflict(PocError):
     """The object's present state forbids the call."""
 
@@ -111,3 +127,8 @@ class ContainerError(PocError):
     def __init__(self, message: str, result: object = None) -> None:
         super().__init__(message)
         self.result = result
+
+
+def shorten(text: str, longest: int) -> str:
+    """A message of at most ``longest`` characters: what it begins with stays, and the reason at its end."""
+    return text if len(text) <= longest else f"{text[: longest // 2]}…{text[1 - longest // 2 :]}"

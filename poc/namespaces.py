@@ -12,18 +12,18 @@ from __future__ import annotations
 
 import ctypes
 import os
-import signal
 import sys
 
-from poc._libc import clone3, setns, unshare
+from poc._fs import write_text
+from poc._lean import signal
+from poc._libc import EVERY_SIGNAL, clone3, set_signal_mask, setns, unshare
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from typing import NoReturn
 
-# OCI name, name under /proc/PID/ns, CLONE_NEW* flag. The order is that of joining: user first, because
-# it grants the rights for the others; mount last, because after it /proc/PID/ns is another file system's.
+# OCI name, name under /proc/PID/ns, CLONE_NEW* flag. Mount comes last: after it /proc/PID/ns is another file system's.
 NAMESPACES = (
     ("user", "user", 0x10000000),
     ("cgroup", "cgroup", 0x02000000),
@@ -96,8 +96,9 @@ def clone(
     ``names`` are OCI names (`FLAGS`); ``cgroup_fd`` is the directory of a v2 cgroup to be born in. ``joining`` is
     called first, in a process made for it: what that enters (`enter`), the child is born in, as a child of the
     caller all the same. The child never returns into the caller's frames: it executes a program, or ends with the
-    value of ``child`` (None: 0), or 1 after an exception. It has the caller's memory as `os.fork` gives it, so
-    it should import nothing. Safe in a program with threads. Raises OSError.
+    value of ``child`` (None: 0), or 1 after an exception. It has a copy of the caller's memory, so it should import
+    nothing; what `os.register_at_fork` asks for is not done in a program without threads. Safe in one with
+    threads. Raises OSError.
     """
     arguments = _CloneArguments(flags=flags_of(names), exit_signal=signal.SIGCHLD)
     if cgroup_fd is not None:
@@ -115,18 +116,14 @@ def clone(
 
 
 def _raw_clone(arguments: _CloneArguments) -> int:
-    # The interpreter's own fork hooks: without them the child keeps the parent's thread state and import lock.
-    python = ctypes.pythonapi
-    python.PyOS_BeforeFork()
-    pid = -1
+    # Of a single thread's interpreter the copy is consistent, without the hooks that os.fork runs in parent and child
+    # (PyOS_AfterFork_Child): those copy half as many pages as everything else the child does. What they would have
+    # seen to are signals: one that comes now is delivered to each once it is on its own.
+    before = set_signal_mask(EVERY_SIGNAL)
     try:
-        pid = clone3(arguments)
+        return clone3(arguments)
     finally:
-        if pid == 0:
-            python.PyOS_AfterFork_Child()
-        else:
-            python.PyOS_AfterFork_Parent()
-    return pid
+        set_signal_mask(before)
 
 
 def _clone_from_fork(
@@ -216,12 +213,38 @@ def join(pid: int, names: Iterable[str]) -> None:
 
 def enter(opened: Mapping[str, int]) -> None:
     """Enter namespaces by descriptors, {OCI name: descriptor}, in the order that works. Raises OSError."""
-    for name, _, flag in NAMESPACES:
-        if name in opened:
+    # The user namespace takes the right to those that are not its own, and to an unprivileged caller grants the right
+    # to those that are: what can be entered before it is.
+    late = {}
+    for name, _, _ in NAMESPACES:
+        if name in opened and name != "user":
             try:
-                setns(opened[name], flag)
-            except OSError as error:
-                raise OSError(error.errno, f"join {name} namespace: {os.strerror(error.errno or 0)}") from None
+                _enter(name, opened[name])
+            except PermissionError:
+                if "user" not in opened:
+                    raise
+                late[name] = opened[name]
+    if "user" in opened:
+        _enter("user", opened["user"])
+    for name, fd in late.items():
+        _enter(name, fd)
+
+
+def _enter(name: str, fd: int) -> None:
+    try:
+        setns(fd, FLAGS[name])
+    except OSError as error:
+        raise OSError(error.errno, f"join {name} namespace: {os.strerror(error.errno or 0)}") from None
+
+
+def shift_clocks(offsets: Mapping[str, Mapping[str, int]]) -> None:
+    """Have children born in a new time namespace with OCI ``timeOffsets`` (time_namespaces(7)). Raises OSError.
+
+    Not by `clone`: the child of a clone3(2) with CLONE_NEWTIME is in it already, and from then on offsets are fixed.
+    """
+    leave(["time"])
+    lines = [f"{clock} {offset.get('secs', 0)} {offset.get('nanosecs', 0)}\n" for clock, offset in offsets.items()]
+    write_text("/proc/self/timens_offsets", "".join(lines))
 
 
 def leave(names: Iterable[str]) -> None:

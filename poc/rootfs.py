@@ -29,6 +29,7 @@ from poc._libc import (
     MS_DIRSYNC,
     MS_LAZYTIME,
     MS_MANDLOCK,
+    MS_MOVE,
     MS_NOATIME,
     MS_NODEV,
     MS_NODIRATIME,
@@ -46,8 +47,11 @@ from poc._libc import (
     MS_SYNCHRONOUS,
     MS_UNBINDABLE,
     PROC_SUPER_MAGIC,
+    RESOLVE_BENEATH,
     RESOLVE_IN_ROOT,
+    RESOLVE_NO_MAGICLINKS,
     RESOLVE_NO_SYMLINKS,
+    RESOLVE_NO_XDEV,
 )
 from poc.errors import InvalidArgument
 
@@ -105,7 +109,10 @@ for _on, _off, _flag in _SWITCHES:
         _mask = _ATIME_MASK if _flag & _ATIME_FLAGS else 0
         _RECURSIVE["r" + _on] = (_ATTRIBUTES[_flag], _mask)
         _RECURSIVE["r" + _off] = (0, _mask or _ATTRIBUTES[_flag])
-OPTIONS = (*_FLAGS, *PROPAGATION, *_RECURSIVE, "tmpcopyup")  # that are poc's, not the file system's
+# What a bind mount is told in vain (mount(2): data is ignored), and configurations tell it nevertheless.
+_TMPFS_OPTIONS = ("mode=", "size=", "nr_inodes=", "nr_blocks=", "uid=", "gid=")
+_IDMAP = {"idmap": 0, "ridmap": MS_REC}
+OPTIONS = (*_FLAGS, *PROPAGATION, *_RECURSIVE, *_IDMAP, "tmpcopyup")  # that are poc's, not the file system's
 
 DEV_LINKS = (
     ("fd", "/proc/self/fd"),
@@ -123,6 +130,8 @@ DEFAULT_DEVICES = (
     ("urandom", 1, 9),
     ("tty", 5, 0),
 )
+_PROC_ROOT_INODE = 1
+_DEVICE_OPTIONS = ("nosuid", "noexec")
 _NULL_DEVICE = os.makedev(1, 3)
 # What lxcfs and the like give a container its own of (the same files as runc's).
 _PROC_FILES = ("cpuinfo", "diskstats", "meminfo", "stat", "swaps", "uptime", "loadavg", "slabinfo", "net/dev")
@@ -131,6 +140,28 @@ _PROC_FILES = ("cpuinfo", "diskstats", "meminfo", "stat", "swaps", "uptime", "lo
 def open_in_root(root_fd: int, path: str, flags: int = os.O_PATH) -> int:
     """Open a path as a process chrooted to ``root_fd`` would find it, symlinks included (openat2(2))."""
     return _libc.openat2(root_fd, path.lstrip("/") or ".", flags, RESOLVE_IN_ROOT)
+
+
+def write_proc(root_fd: int, path: str, value: str) -> None:
+    """Write to a file of the procfs on /proc below ``root_fd``, never to what lies there in its place or over it.
+
+    CVE-2025-52881: otherwise it could be sent to /proc/sysrq-trigger, or to any file. Raises OSError naming the file.
+    """
+    try:
+        proc = open_in_root(root_fd, "/proc")
+        try:
+            if _libc.filesystem_type(proc) != PROC_SUPER_MAGIC or os.fstat(proc).st_ino != _PROC_ROOT_INODE:
+                raise OSError(errno.ENODEV, "there is no procfs")
+            beneath = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV
+            fd = _libc.openat2(proc, path, os.O_WRONLY, beneath)
+        finally:
+            os.close(proc)
+        try:
+            os.write(fd, value.encode())
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise OSError(error.errno, f"write {value!r} to /proc/{path}: {os.strerror(error.errno or 0)}") from None
 
 
 def make_in_root(root_fd: int, path: str, directory: bool = True) -> int:
@@ -168,17 +199,36 @@ def proc_path(fd: int) -> str:
     return f"/proc/self/fd/{fd}"
 
 
+def spare_proc(target: int, name: str) -> None:
+    """Refuse to mount there. CVE-2019-16884: over a false /proc a program would be told a wrong confinement."""
+    if _libc.filesystem_type(target) != PROC_SUPER_MAGIC:
+        return
+    if os.readlink(proc_path(target)).rpartition("/proc/")[2] not in _PROC_FILES:
+        raise InvalidArgument(f"mount on {name}: nothing may hide what the kernel tells in /proc")
+
+
 class Mount:
     """One OCI mount (config-linux.md, Mounts): where from, where to, and its options taken apart.
 
     ``flags`` and ``cleared`` are mount(2) flags, ``propagation`` a tuple of them, ``data`` what is left
     for the file system itself. ``recursive`` are pairs of attributes for mount_setattr(2). With ``copy_up``
-    a new file system begins with what the image has at its target.
+    a new file system begins with what the image has at its target. ``idmap`` is None, 0, or MS_REC for all that is
+    mounted below the source too, and ``mappings`` how then, as (uidMappings, gidMappings); see `map_ids`.
     """
 
-    __slots__ = ("cleared", "copy_up", "data", "flags", "kind", "propagation", "recursive", "source", "target", "tree")
+    __slots__ = (
+        *("cleared", "copy_up", "data", "flags", "idmap", "kind", "mappings", "propagation", "recursive"),
+        *("source", "target", "tree"),
+    )
 
-    def __init__(self, target: str, kind: str, source: str | None = None, options: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        target: str,
+        kind: str,
+        source: str | None = None,
+        options: Iterable[str] = (),
+        mappings: tuple[Any, Any] | None = None,
+    ) -> None:
         self.target = target
         self.kind = kind
         self.source = source
@@ -186,6 +236,8 @@ class Mount:
         self.cleared = 0
         self.tree = -1
         self.copy_up = False
+        self.mappings = mappings
+        self.idmap = None if mappings is None else 0
         propagation = []
         recursive = []
         data = []
@@ -200,20 +252,64 @@ class Mount:
                 recursive.append(_RECURSIVE[option])
             elif option == "tmpcopyup":
                 self.copy_up = True
+            elif option in _IDMAP:
+                self.idmap = _IDMAP[option]
             else:
                 data.append(option)
         self.propagation = tuple(propagation)
         self.recursive = tuple(recursive)
+        if self.flags & MS_BIND:
+            data = [option for option in data if not option.startswith(_TMPFS_OPTIONS)]
         self.data = ",".join(data)
         if self.copy_up and kind != "tmpfs":
             raise InvalidArgument(f"mount {target}: tmpcopyup is for tmpfs, not for {kind}")
+        if self.idmap is not None and not self.flags & MS_BIND:
+            raise InvalidArgument(f"mount {target}: ids are mapped in bind mounts, not in {kind}")
         if self.data and self.flags & MS_BIND:
             raise InvalidArgument(f"mount {target}: {self.data} means nothing for a bind mount")
 
-    def open_source(self) -> None:
-        """Open what is to be bound, for an `apply` that may no longer be let into its directory. Raises OSError."""
+    def open_source(self, private: bool = False) -> None:
+        """Open what is to be bound, for an `apply` that may no longer be let into its directory. Raises OSError.
+
+        With ``private`` nothing that is mounted below it will reach it, nor leave it.
+        """
         if self.flags & MS_BIND and self.tree < 0:
             self.tree = _libc.open_tree(self.source or "", recursive=bool(self.flags & MS_REC))
+            if private:
+                _libc.mount_setattr(self.tree, propagation=MS_PRIVATE, recursive=True)
+
+    def close_source(self) -> None:
+        if self.tree >= 0:
+            os.close(self.tree)
+            self.tree = -1
+
+    def map_ids(self, user_namespace: int) -> None:
+        """`open_source`, with the ids of its files mapped as in a user namespace (mount_setattr(2), ID-mapped mounts).
+
+        For a caller with CAP_SYS_ADMIN over the file system, so not in a user namespace. Raises OSError.
+        """
+        try:
+            self.open_source(private=True)
+            recursive = self.idmap == MS_REC
+            _libc.mount_setattr(self.tree, _libc.MOUNT_ATTR_IDMAP, recursive=recursive, userns_fd=user_namespace)
+        except OSError as error:
+            reason = os.strerror(error.errno or 0)
+            if error.errno == errno.EINVAL:
+                reason = "this file system does not know that, or its ids are mapped already"
+            raise OSError(error.errno, f"map ids of {self.source} on {self.target}: {reason}") from None
+
+    def is_public(self) -> bool:
+        """May everybody pass through the directories above what is to be bound?"""
+        path = os.path.realpath(self.source or "") if self.flags & MS_BIND else "/"
+        while path != "/":
+            path = os.path.dirname(path)
+            if not os.stat(path).st_mode & stat.S_IXOTH:
+                return False
+        return True
+
+    def is_root(self) -> bool:
+        """Does it cover the container's root itself?"""
+        return not self.target.strip("/")
 
     def apply(self, root_fd: int) -> None:
         """Mount it below ``root_fd``. Raises OSError naming source and target."""
@@ -221,7 +317,12 @@ class Mount:
             if self.flags & MS_BIND:
                 self._bind(root_fd)
             else:
-                self._mount(root_fd)
+                try:
+                    self._mount(root_fd)
+                except PermissionError:
+                    if self.kind != "sysfs":
+                        raise
+                    self._borrow_sys(root_fd)
             self._propagate(root_fd)
         except OSError as error:
             what = f"bind {self.source}" if self.flags & MS_BIND else self.kind
@@ -230,12 +331,15 @@ class Mount:
             raise OSError(error.errno, f"mount {what} on {self.target}{options}: {reason}") from None
 
     def _mount(self, root_fd: int) -> None:
+        data = self.data
+        if self.kind == "tmpfs" and "mode=" not in data:
+            data = self._with_mode(root_fd)
         target = self._own_directory(root_fd) if self.kind in ("proc", "sysfs") else make_in_root(root_fd, self.target)
         try:
             if self.kind != "proc":
-                self._spare_proc(target)
+                spare_proc(target, self.target)
             flags = self.flags & ~MS_RDONLY if self.copy_up else self.flags
-            _libc.mount(self.source or self.kind, proc_path(target), self.kind, flags, self.data or None)
+            _libc.mount(self.source or self.kind, proc_path(target), self.kind, flags, data or None)
             if self.copy_up:
                 self._copy_up(root_fd, target)
         finally:
@@ -244,6 +348,23 @@ class Mount:
             target = open_in_root(root_fd, self.target)
             self._change_below(target)
             os.close(target)
+
+    def _borrow_sys(self, root_fd: int) -> None:
+        # It shows a network namespace, which a user namespace that does not own it may not mount. As in crun.
+        self.source = "/sys"
+        self.flags |= MS_BIND | MS_REC
+        self.recursive = (*self.recursive, self.attributes() or (0, 0))  # what is mounted below it is the host's, too
+        self._bind(root_fd)
+
+    def _with_mode(self, root_fd: int) -> str:
+        """The options with the mode of the directory that a tmpfs is to cover, as in runc."""
+        try:
+            covered = open_in_root(root_fd, self.target)
+        except FileNotFoundError:
+            return self.data
+        mode = f"mode={stat.S_IMODE(os.fstat(covered).st_mode):o}"
+        os.close(covered)
+        return f"{self.data},{mode}" if self.data else mode
 
     def _copy_up(self, root_fd: int, hidden: int) -> None:
         # Through "." of the directory below the mount: its own path leads to the mount now.
@@ -278,7 +399,7 @@ class Mount:
             try:
                 self._check_target(root_fd, target, directory)
                 if _libc.filesystem_type(tree) != PROC_SUPER_MAGIC:
-                    self._spare_proc(target)
+                    spare_proc(target, self.target)
                 _libc.move_mount(tree, target)
             finally:
                 os.close(target)
@@ -287,17 +408,10 @@ class Mount:
 
     def _check_target(self, root_fd: int, target: int, directory: bool) -> None:
         found = os.fstat(target)
-        if os.path.samestat(found, os.fstat(root_fd)):
+        if os.path.samestat(found, os.fstat(root_fd)) and not self.is_root():
             raise InvalidArgument(f"mount bind {self.source}: {self.target} leads to the container's root")
         if stat.S_ISDIR(found.st_mode) != directory:  # for move_mount(2) no more than an invalid argument
             raise NotADirectoryError(20, "") if directory else IsADirectoryError(21, "")
-
-    def _spare_proc(self, target: int) -> None:
-        """CVE-2019-16884: over a false /proc a program would be told that it is confined when it is not."""
-        if _libc.filesystem_type(target) != PROC_SUPER_MAGIC:
-            return
-        if os.readlink(proc_path(target)).rpartition("/proc/")[2] not in _PROC_FILES:
-            raise InvalidArgument(f"mount on {self.target}: nothing may hide what the kernel tells in /proc")
 
     def attributes(self) -> tuple[int, int] | None:
         """(set, cleared) for mount_setattr(2), None when nothing changes."""
@@ -331,7 +445,7 @@ class Device:
         self, path: str, kind: str, major: int = 0, minor: int = 0, mode: int = 0o666, uid: int = 0, gid: int = 0
     ) -> None:
         types = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
-        self.path = path
+        self.path = os.path.normpath(path)
         self.mode = types[kind] | stat.S_IMODE(mode)
         self.rdev = 0 if kind == "p" else os.makedev(major, minor)
         self.uid = uid
@@ -348,6 +462,45 @@ class Device:
             raise OSError(error.errno, f"mknod {self.path}: {_reason(error)}") from None
         finally:
             os.close(parent)
+
+
+class BoundDevice(Mount):
+    """A device for a user namespace: bound from a node that the caller, outside, makes where nobody sees it."""
+
+    __slots__ = ("device", "owner")
+
+    def __init__(self, device: Device, linux: Mapping[str, Any]) -> None:
+        super().__init__(device.path, "bind", device.path, _DEVICE_OPTIONS)
+        self.device = device
+        self.owner = (
+            _outside(device.uid, linux.get("uidMappings", ())),
+            _outside(device.gid, linux.get("gidMappings", ())),
+        )
+
+    def is_public(self) -> bool:
+        return False
+
+    def open_source(self, private: bool = False) -> None:
+        if self.tree >= 0:
+            return
+        place = _libc.new_mount("tmpfs", {})
+        try:
+            os.mknod("node", self.device.mode, self.device.rdev, dir_fd=place)
+            os.chmod("node", stat.S_IMODE(self.device.mode), dir_fd=place)  # whatever the umask
+            os.chown("node", *self.owner, dir_fd=place)
+            self.tree = _libc.open_tree("node", directory=place)
+        except OSError as error:
+            raise OSError(error.errno, f"mknod {self.target}: {_reason(error)}") from None
+        finally:
+            os.close(place)
+
+
+def _outside(id: int, mappings: Iterable[Mapping[str, int]]) -> int:
+    """A user's number on the host; the same where it is not mapped."""
+    for entry in mappings:
+        if 0 <= id - entry["containerID"] < entry["size"]:
+            return entry["hostID"] + id - entry["containerID"]
+    return id
 
 
 class DefaultDevices:
@@ -399,6 +552,24 @@ class Link:
             _make_link(name, self.to, parent)
         finally:
             os.close(parent)
+
+
+class Directories:
+    """Directories in the one at ``target``, which is a new file system of ours: made without a look for each."""
+
+    __slots__ = ("names", "target")
+
+    def __init__(self, target: str, names: Sequence[str]) -> None:
+        self.target = target
+        self.names = names
+
+    def apply(self, root_fd: int) -> None:
+        directory = open_in_root(root_fd, self.target)
+        try:
+            for name in self.names:
+                os.mkdir(name, 0o755, dir_fd=directory)
+        finally:
+            os.close(directory)
 
 
 class Mask:
@@ -486,8 +657,9 @@ def plan(spec: Mapping[str, Any], hierarchies: Sequence[tuple[str, str, str]] = 
     if _has_namespace(linux, "user"):
         # There mknod(2) is refused to everybody; the host's nodes are bound instead (config-linux.md, Devices).
         nodes = [f"/dev/{name}" for name, _, _ in DEFAULT_DEVICES]
-        nodes += [entry["path"] for entry in linux.get("devices", ()) if entry["path"] not in nodes]
-        steps.extend(Mount(path, "bind", path) for path in nodes)
+        steps.extend(Mount(path, "bind", path, _DEVICE_OPTIONS) for path in nodes)
+        others = [_plan_device(entry) for entry in linux.get("devices", ()) if entry["path"] not in nodes]
+        steps.extend(BoundDevice(device, linux) for device in others)
         steps.extend(Link(f"/dev/{name}", to) for name, to in DEV_LINKS)
         return steps
     steps.append(DefaultDevices())
@@ -520,8 +692,9 @@ def _plan_mount(
 ) -> list[Step]:
     target, options = entry["destination"], entry.get("options", ())
     kind = entry.get("type") or "none"
-    if kind not in ("cgroup", "cgroup2"):
-        return [Mount(target, kind, entry.get("source"), options)]
+    mappings = (entry["uidMappings"], entry["gidMappings"]) if entry.get("uidMappings") else None
+    if kind not in ("cgroup", "cgroup2") or mappings:
+        return [Mount(target, kind, entry.get("source"), options, mappings)]
     if not any(data for _, data, _ in hierarchies):
         directory = hierarchies[0][2] if hierarchies else ""
         return [_cgroup_mount(target, "", directory, options, private_cgroups)]
@@ -533,6 +706,7 @@ def _plan_cgroup_v1(
 ) -> list[Step]:
     attributes = [option for option in options if option in _FLAGS and option != "ro"]
     steps: list[Step] = [Mount(target, "tmpfs", "tmpfs", (*attributes, "mode=755"))]
+    steps.append(Directories(target, [name for name, _, _ in hierarchies]))
     for name, data, directory in hierarchies:
         steps.append(_cgroup_mount(f"{target}/{name}", data, directory, options, private))
         if "," in name:  # co-mounted controllers are found under each one's name too
@@ -599,7 +773,8 @@ class Overlay:
         """Mount it on ``target``, in the calling process's mount namespace. Raises OSError."""
         if self.disk is not None:
             self._mount_disk()
-        _libc.mount("overlay", target, "overlay", 0, self.options())
+        # Whatever the module's defaults: what is in the upper directory is to be understood without the lower ones.
+        _libc.mount("overlay", target, "overlay", 0, f"{self.options()},redirect_dir=off,metacopy=off")
         if os.statvfs(target).f_flag & os.ST_RDONLY:
             # overlayfs does that, without a word, when it can make nothing in its work directory.
             raise OSError(30, f"mount overlay on {target}: read-only, as {self.work} can't be used; is the disk full?")
@@ -686,6 +861,38 @@ def bind_self(path: str) -> None:
     _libc.mount(path, path, None, MS_BIND | MS_REC)
 
 
+def mount_beside(root: str) -> int:
+    """Make a container's root a mount in this namespace, for one that has none of its own. Returns its mount id.
+
+    What is mounted in it goes with it (`unmount_from_host`).
+    """
+    if os.path.samefile(root, "/"):
+        raise InvalidArgument(f"/root/path: {root} is everybody's root; that takes a mount namespace of its own")
+    bind_self(root)
+    _libc.mount(None, root, None, MS_PRIVATE | MS_REC)
+    return _mount_id(root)
+
+
+def unmount_from_host(root: str, mount_id: int) -> None:
+    """Undo `mount_beside`, unless that is done already. What the container's processes use they keep."""
+    if os.path.isdir(root) and _mount_id(root) == mount_id:
+        _libc.umount(root, MNT_DETACH)
+
+
+def _mount_id(path: str) -> int:
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        return int(_fs.read_text(f"/proc/self/fdinfo/{fd}").partition("mnt_id:")[2].split()[0])
+    finally:
+        os.close(fd)
+
+
+def confine(root: int) -> None:
+    """chroot(2) to a directory: all there is where the mount namespace is everybody's."""
+    os.chdir(root)
+    os.chroot(".")
+
+
 def enter(root: str | int) -> None:
     """Make ``root``, a path or a descriptor, this namespace's root and let go of the old one (pivot_root(2), NOTES)."""
     old = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -697,6 +904,37 @@ def enter(root: str | int) -> None:
     _libc.mount(None, ".", None, MS_SLAVE | MS_REC)
     _libc.umount(".", MNT_DETACH)
     os.chdir("/")
+
+
+def move_to_root(root_fd: int, path: str) -> None:
+    """Make a mount the root where pivot_root(2) can't, over an initramfs: move it onto the old root, and chroot(2).
+
+    Who may unmount it finds the old one below. What is most dangerous there, the host's /proc and /sys, is taken away
+    first; ``path`` says where the new root is, whose own stay.
+    """
+    for mountpoint in _kernel_file_systems(path):
+        _libc.mount(None, mountpoint, None, MS_SLAVE | MS_REC)
+        try:
+            _libc.umount(mountpoint, MNT_DETACH)
+        except OSError:
+            _libc.mount("tmpfs", mountpoint, "tmpfs", MS_RDONLY)  # in a user namespace, to which it is locked
+    os.chdir(root_fd)
+    _libc.mount(None, "/", None, MS_SLAVE)  # or where that is shared, the move would be the host's too
+    _libc.mount(".", "/", None, MS_MOVE)
+    os.chroot(".")
+    os.chdir("/")
+
+
+def _kernel_file_systems(but_below: str) -> list[str]:
+    """Where procfs and sysfs are mounted as a whole, the innermost first."""
+    found = []
+    for line in _fs.read_text("/proc/self/mountinfo").splitlines():
+        left, _, right = line.partition(" - ")
+        root, mountpoint = left.split(" ")[3:5]
+        mountpoint = _fs.unescape_mountinfo(mountpoint)
+        if root == "/" and right.split(" ")[0] in ("proc", "sysfs") and not mountpoint.startswith(f"{but_below}/"):
+            found.append(mountpoint)
+    return found[::-1]
 
 
 def parse_propagation(name: str) -> int:

@@ -57,7 +57,7 @@ is_there() {
 
 # missing TABLE: the rows of what is not there.
 missing() {
-    printf '%s' "$1" | while read -r debian fedora proofs; do
+    printf '%s\n' "$1" | while read -r debian fedora proofs; do
         case $fedora in
         '') continue ;;
         -) is_there apt-get || continue ;;

@@ -17,4 +17,4 @@ if sys.argv[0] == "poc-runtime":
     from poc.runtime.__main__ import main
 else:
     from poc.__main__ import main
-sys.exit(main())
+main()

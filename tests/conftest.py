@@ -4,16 +4,21 @@ command line, and the check that every test leaves the host as it found it.
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pty
 import shutil
+import struct
 import subprocess
 import sys
 import tarfile
 import tempfile
+import termios
 import warnings
+from contextlib import contextmanager
 from importlib.util import find_spec
 from io import BytesIO
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import leaks
 import pytest
@@ -22,6 +27,10 @@ from poc import _fs, _libc
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from oci_sandbox import Sandbox
 
     import poc
 
@@ -36,7 +45,7 @@ def needs(*things: str) -> pytest.MarkDecorator:
 
     ``root`` (with CAP_SYS_ADMIN), ``cgroup1`` or ``cgroup1:memory``, ``cgroup2`` or ``cgroup2:memory``,
     ``cgroup:memory`` (either version), ``fs:overlay`` (or just ``overlay``), ``program:runc``, ``module:prctl``,
-    ``network`` (a default route).
+    ``network`` (a default route), ``systemd`` (as PID 1).
     """
     lacking = [reason for thing in things if (reason := _lack(thing))]
     return pytest.mark.skipif(bool(lacking), reason="; ".join(lacking))
@@ -84,6 +93,11 @@ REQUIREMENTS: dict[str, tuple[Callable[[str], bool], str]] = {
     "fs": (_has_filesystem, "needs the file system {} in the kernel"),
     "overlay": (_has_filesystem, "needs the file system {} in the kernel"),
     "network": (_has_default_route, "needs a default route"),
+    "systemd": (
+        # The directory alone says little: whoever tries what poc does with systemd makes it.
+        lambda _: os.path.isdir("/run/systemd/system") and _fs.read_text("/proc/1/comm") == "systemd",
+        "needs systemd as PID 1 (as in scripts/vm-test)",
+    ),
     "program": (lambda name: shutil.which(name) is not None, "needs the program {}"),
     "module": (lambda name: find_spec(name) is not None, "needs the Python module {}"),
 }
@@ -133,6 +147,13 @@ def run_directory(pytestconfig: pytest.Config) -> str:
 @pytest.fixture(autouse=True)
 def no_leaks(run_directory: str) -> Iterator[None]:
     """Every test leaves the host as it found it: mounts, cgroups, links, nftables, processes, files, descriptors."""
+    with nothing_left(run_directory):
+        yield
+
+
+@contextmanager
+def nothing_left(run_directory: str) -> Iterator[None]:
+    """The same for a fixture that outlives a test: what it begins with belongs to the tests' before and after."""
     before = leaks.snapshot(run_directory)
     yield
     came, went = leaks.difference(before, run_directory)
@@ -175,6 +196,30 @@ def image_tar(run_directory: str) -> str:
             if name != "bin/busybox":
                 _add(archive, name, kind=tarfile.SYMTYPE, link="/bin/busybox")
     return path
+
+
+@pytest.fixture(scope="session")
+def rootfs(run_directory: str, image_tar: str) -> str:
+    """The same, unpacked: what the bundles of `poc-runtime` have as their root. A test that writes to it cleans up."""
+    directory = f"{run_directory}/rootfs"
+    os.mkdir(directory)
+    subprocess.run(["tar", "-xf", image_tar, "-C", directory], check=True)
+    return directory
+
+
+@pytest.fixture
+def sandbox(tmp_path: Path) -> Iterator[Sandbox]:
+    """Where any configuration can be run. Its root has no program but `true`."""
+    from oci_sandbox import Sandbox
+
+    if not _is_root(""):
+        pytest.skip("needs root (and CAP_SYS_ADMIN)")
+    root = tmp_path / "rootfs"
+    for name in ("bin", "dev", "etc", "home", "mnt", "proc", "sys", "tmp"):
+        (root / name).mkdir(parents=True)
+    shutil.copy(str(shutil.which("busybox")), root / "bin" / "true")
+    with Sandbox(str(tmp_path), str(root)) as sandbox:
+        yield sandbox
 
 
 def _add(
@@ -264,7 +309,22 @@ def engine(engine_root: str, own_network: None) -> Iterator[poc.Engine]:
 
     engine = poc.Engine(root=engine_root)
     yield engine
-    engine.prune()
+    engine.prune(volumes=True)
+
+
+def shell(engine: poc.Engine, script: str, **options: Any) -> str:
+    """What a shell in a container prints; it must succeed."""
+    import poc
+    from poc.errors import ContainerError
+
+    options = {"network": "none", "remove": True, "check": True, "image": "busybox", **options}
+    try:
+        result = engine.containers.run(command=["sh", "-c", script], **options)
+    except ContainerError as error:
+        assert isinstance(error.result, poc.RunResult)
+        raise AssertionError(f"{error}: {error.result.stderr!r}") from None
+    assert isinstance(result, poc.RunResult)
+    return result.output
 
 
 class CommandResult(NamedTuple):
@@ -295,3 +355,52 @@ class CommandLine:
 def cli(engine: poc.Engine, engine_root: str) -> CommandLine:
     """The command line on the store of `engine`, which prunes what it leaves."""
     return CommandLine(engine_root)
+
+
+@contextmanager
+def running(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """A test that fails must not wait for what it started."""
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+class Terminal:
+    """A pseudo terminal: ``fd`` is the end that a person sits at, ``slave`` the other."""
+
+    def __init__(self) -> None:
+        self.fd, self.slave = pty.openpty()
+        self.resize(31, 97)
+        self.settings = termios.tcgetattr(self.slave)
+
+    def resize(self, rows: int, columns: int) -> None:
+        fcntl.ioctl(self.slave, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
+
+    def read_until(self, text: bytes) -> bytes:
+        data = b""
+        while text not in data:
+            data += os.read(self.fd, 4096)
+        return data
+
+    def start(self, command: list[str], **options: Any) -> AbstractContextManager[subprocess.Popen[bytes]]:
+        """A command in a session of its own, with this as its terminal."""
+
+        def own() -> None:
+            os.setsid()
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+        slave = self.slave
+        return running(subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, preexec_fn=own, **options))
+
+    def close(self) -> None:
+        os.close(self.fd)
+        os.close(self.slave)
+
+
+@pytest.fixture
+def terminal() -> Iterator[Terminal]:
+    terminal = Terminal()
+    yield terminal
+    terminal.close()

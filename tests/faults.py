@@ -22,7 +22,7 @@ import leaks
 from conftest import CHECKOUT, CommandLine
 
 from poc import _libc
-from poc.engine import monitor, networks
+from poc.engine import checks, monitor, networks
 from poc.runtime.init import Init
 
 if TYPE_CHECKING:
@@ -31,8 +31,13 @@ if TYPE_CHECKING:
 
     import poc
 
-COMMAND, MONITOR, HELPER, INIT = "command", "monitor", "helper", "init"
-_BEGINNINGS = {monitor.Monitor.run.__code__: MONITOR, networks._help.__code__: HELPER, Init.run.__code__: INIT}
+COMMAND, MONITOR, HELPER, INIT, CHECKER = "command", "monitor", "helper", "init", "checker"
+_BEGINNINGS = {
+    monitor.Monitor.run.__code__: MONITOR,
+    networks._help.__code__: HELPER,
+    Init.run.__code__: INIT,
+    checks.Checks._help.__code__: CHECKER,
+}
 _SYSTEM_CALLS = {"posix", "fcntl", "_socket", "socket", "select"}
 _PURE = {
     "fspath",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 MARK = f"POC_TEST_RUN={os.getpid()}.{time.time_ns()}"
+OWN_GROUPS = f"/poc-{os.getpid()}-"  # cgroups that tests choose the name of
 SETTLE_SECONDS = 2.0
 STATE_DIRECTORIES = ("/run/poc", "/var/lib/poc")
 
@@ -46,7 +47,7 @@ def snapshot(directory: str) -> frozenset[Trace]:
     """All traces now. ``directory`` is this run's own: its ``tmp`` must be as empty as before, what names it, ours."""
     found: set[Trace] = set()
     for kind, look in LOOKS.items():
-        found.update(Trace(kind, what, directory in what) for what in look())
+        found.update(Trace(kind, what, directory in what or OWN_GROUPS in what) for what in look())
     found.update(Trace("file", f"{directory}/tmp/{name}", True) for name in _names(f"{directory}/tmp"))
     found.update(Trace("open descriptor", what, True) for what in open_descriptors())
     found.update(Trace("process", f"{p.pid} {p.command}", True) for p in our_processes())

@@ -61,9 +61,7 @@ def test_one_name(engine: poc.Engine, cli: CommandLine) -> None:
 def test_one_start(engine: poc.Engine, cli: CommandLine) -> None:
     for network in ("none", "bridge"):
         container = engine.containers.create("busybox", ["sleep", "60"], name="one", network=network)
-        ends = at_once(cli, [("start", "one")] * 5)
-        assert sorted(code for code, _, _ in ends) == [0, 1, 1, 1, 1], ends
-        assert all("already running" in said for code, _, said in ends if code), ends
+        assert at_once(cli, [("start", "one")] * 5) == [(0, "one\n", "")] * 5
         assert at_once(cli, [("stop", "-t", "0", "one")] * 3) == [(0, "one\n", "")] * 3
         assert (container.status, container.wait()) == ("exited", 137)
         container.remove()

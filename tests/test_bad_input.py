@@ -4,6 +4,7 @@ is looked for after every test; here it is looked for in the store.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -17,11 +18,14 @@ from conftest import CHECKOUT, IMAGE_CONFIG, CommandLine, needs
 
 import poc
 from poc import errors
+from poc.engine.config import DEFAULTS
+from poc.errors import shorten
 from poc.images.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+    from typing import Any
 
 pytestmark = needs("root", "overlay")
 
@@ -99,6 +103,7 @@ def test_more_than_the_kernel_takes(engine: poc.Engine) -> None:
 
 
 def test_commands(cli: CommandLine, tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
     (tmp_path / "text").write_text("just text")
     (tmp_path / "text").chmod(0o755)
     (tmp_path / "nointerpreter").write_text("#!/no/such/interpreter\n")
@@ -127,6 +132,8 @@ def test_commands(cli: CommandLine, tmp_path: Path) -> None:
 
 
 def test_images_and_names(cli: CommandLine) -> None:
+    done = cli("run", "--xyzzy", "busybox")
+    assert (done.exit_code, done.stderr) == (125, "poc: unknown flag: --xyzzy (see 'poc run --help')\n")
     for image in ("nosuch", "busybox:nosuch", "sha256:" + "0" * 64, "deadbeef", "busybox@sha256:" + "0" * 64):
         assert f"no such image: {image}" in refused(cli, 125, "run", *ALONE, image)
     assert cli("create", "--name", "taken", *ALONE, "busybox").exit_code == 0
@@ -142,9 +149,13 @@ def test_images_and_names(cli: CommandLine) -> None:
         (("--cpus", "0"), "--cpus"),
         (("--cpus", "64000"), "there are"),
         (("--memory", "1k"), "the minimum is 6m"),
+        (("--memory", "much"), "'much' is not a size"),
         (("--cpuset-cpus", "4096"), "cpuset"),
-        (("-v", "/tmp"), "invalid volume specification"),
-        (("-v", "/no/such/place:/x"), "bind source path does not exist: /no/such/place"),
+        (("-v", "tmp"), "invalid volume specification: 'tmp'"),
+        (("-v", "/a:/b:ro:x"), "invalid volume specification"),
+        (("-u", "nosuch"), "unable to find user nosuch"),
+        (("--network", "nosuch"), "no such network: nosuch"),
+        (("--mount", "type=bind,src=/no/such/place,dst=/x"), "bind source path does not exist: /no/such/place"),
         (("-v", "/etc/hostname:/etc"), "mount bind /etc/hostname on /etc: Is a directory"),
         (("-v", "/tmp:/etc/passwd"), "mount bind /tmp on /etc/passwd: Not a directory"),
         (("-v", "/tmp:/etc/passwd/x"), "Not a directory"),
@@ -352,3 +363,69 @@ def test_a_store_that_is_no_directory(own_network: None, tmp_path: Path) -> None
         done = CommandLine(root)("run", "--rm", *ALONE, "busybox", "true")
         assert (done.stdout, done.exit_code) == ("", 125) and done.stderr.count("\n") == 1
         assert CommandLine(root)("ps").stderr.count("\n") <= 1
+
+
+WORDS = (
+    *("", "a\nb", "'", '"$(reboot)"', "../../etc", "/", "..", HUGE, "\x1b[2J", "\udcff\udcfe", "é" * 300),
+    *("-", "{}", "\0", "=", ":", ","),
+)
+STRICT = {"image", "healthcheck", "tty", "stdin_open", "remove", "init", "read_only", "privileged", "oom_kill_disable"}
+
+
+def test_hostile_values_of_every_option(engine: poc.Engine) -> None:
+    """Each is refused with a line that says so, or it makes a container that can be looked at."""
+    made: set[str] = set()
+    values: list[tuple[str, object]] = []
+    for key in sorted(DEFAULTS.keys() - STRICT):
+        for word in WORDS:
+            for value in ([word], [f"a={word}"], [f"{word}:{word}"]) if DEFAULTS[key] in ([], {}) else (word,):
+                wishes: dict[str, Any] = {"network": "none", key: value}
+                try:
+                    container = engine.containers.create("busybox", **wishes)
+                except (errors.PocError, OSError) as error:
+                    assert shorten(str(error), 1000).strip(), (key, word[:100])
+                    continue
+                made.add(key)
+                values.append((key, value))
+                json.dumps(container.attrs)
+                assert engine.containers.get(container.id).attrs == container.attrs
+                container.remove()
+    assert left(engine.paths.data) == []
+    assert {"labels", "environment", "annotations", "command", "entrypoint"} <= made
+    assert not made & {"name", "ulimits", "sysctls", "devices", "device_cgroup_rules", "runtime"}, values
+
+
+def test_hostile_words_arrive_byte_for_byte(cli: CommandLine) -> None:
+    """In a container's environment and arguments, and as `inspect` shows them and its labels and annotations."""
+    for value in ("a\nb\n", "'\"$(reboot)\\", "../..", HUGE, b"\xff\xfe\x80", "\x1b[2J\t\r", "=,:{}", "\u2028é"):
+        raw = os.fsencode(value)
+        flags = [b"--label=k=" + raw, b"--annotation=k=" + raw, b"--env=E=" + raw]
+        command = [*map(os.fsencode, cli.command), b"run", b"--name=one", b"--network=none", *flags]
+        words = [b"busybox", b"sh", b"-c", b'printf "%s|" "$E" "$@"', b"-", raw, b"", raw]
+        done = subprocess.run([*command, *words], capture_output=True, timeout=60, check=True)
+        assert done.stdout == b"|".join([raw, raw, b"", raw, b""])
+        shown = subprocess.run([*cli.command, "inspect", "one"], capture_output=True, timeout=60, check=True).stdout
+        (attrs,) = json.loads(shown)
+        assert os.fsencode(attrs["Config"]["Labels"]["k"]) == raw
+        assert os.fsencode(attrs["HostConfig"]["Annotations"]["k"]) == raw
+        assert b"E=" + raw in map(os.fsencode, attrs["Config"]["Env"])
+        assert [os.fsencode(word) for word in attrs["Args"][3:]] == [raw, b"", raw]
+        assert cli("rm", "one").exit_code == 0
+
+
+def test_hostile_files(cli: CommandLine, tmp_path: Path) -> None:
+    """--env-file and --label-file with what is no text, and a --cidfile where none can be."""
+    file = tmp_path / "file"
+    good, bad = (b"A=\xff\xfe\nB", b"A=1\r\n# no\n\n"), (b"A B=1\n", b"=x\n", b"A=\0\n")
+    for content, code in (*((content, 0) for content in good), *((content, 125) for content in bad)):
+        file.write_bytes(content)
+        for flag in ("--env-file", "--label-file"):
+            words = ("run", "--rm", f"{flag}={file}", *ALONE, "busybox", "true")
+            if code and not (flag == "--label-file" and b"\0" in content):
+                refused(cli, code, *words)
+            else:
+                assert cli(*words).exit_code == 0
+    for place in (tmp_path, tmp_path / "no" / "such", tmp_path / "a\nb" / "c", tmp_path / HUGE):
+        refused(cli, 125, "run", f"--cidfile={place}", *ALONE, "busybox", "true")
+    assert cli("run", "--rm", f"--cidfile={tmp_path}/id\n1", *ALONE, "busybox", "true").exit_code == 0
+    assert len((tmp_path / "id\n1").read_text()) == 64

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
 
-from poc.cli.output import complain, duration, ellipsis, quote, show, size, table
-from poc.engine.filters import matches, parse_filters
+from poc.cli.output import complain, duration, ellipsis, quote, show, show_object, size, table
+from poc.cli.template import TemplateError
 from poc.errors import ContainerNotFound, InvalidArgument
 
 
@@ -60,8 +59,33 @@ def test_listings(capsys: pytest.CaptureFixture[str]) -> None:
     ]
     show(rows, columns, "json")
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == rows
-    with pytest.raises(InvalidArgument, match="neither 'table' nor 'json'"):
-        show(rows, columns, "{{.ID}}")
+    show(rows, columns, r"{{.ID}}\t{{upper .Names}}\n")
+    assert capsys.readouterr().out == "1\tWEB\n\n0e5\tA MUCH LONGER NAME\n\n"
+    with pytest.raises(TemplateError, match=r"^template parsing error: template: :1: unclosed action$"):
+        show(rows, columns, "{{.ID")
+    with pytest.raises(TemplateError, match=r'at <.Nope>: map has no entry for key "Nope"'):
+        show(rows, columns, "{{.Nope}}")
+
+
+def test_a_table_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"ID": "1", "Size": "3B", "Label": str.upper}, {"ID": "2", "Size": "77.9MB", "Label": str.upper}]
+    columns = [("CONTAINER ID", "ID")]
+    show(rows, columns, r"table {{lower .Size}}\t{{.ID}}\t{{pad .Size 1 0}}", {"Size": "SIZE"})
+    assert capsys.readouterr().out.splitlines() == [
+        "SIZE      CONTAINER ID    SIZE",
+        "3b        1               3B",
+        "77.9mb    2               77.9MB",
+    ]
+    show([], columns, "table {{.ID}}")
+    assert capsys.readouterr().out == "CONTAINER ID\n"
+    show(rows, columns, "table {{.ID}} {{json .Size}}")
+    assert capsys.readouterr().out.splitlines() == ["CONTAINER ID SIZE", '1 "3B"', '2 "77.9MB"']
+
+
+def test_an_object_is_printed_as_wished(capsys: pytest.CaptureFixture[str]) -> None:
+    show_object({"B": 1, "A": {"x": None}}, "json")
+    show_object({"Plugins": {"Volume": ["local"]}, "Labels": {}}, "{{.Plugins.Volume}} {{.Labels.x}}")
+    assert capsys.readouterr().out == '{"B":1,"A":{"x":null}}\n[local] <no value>\n'
 
 
 @pytest.mark.parametrize(
@@ -77,45 +101,3 @@ def test_listings(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_error_is_one_line(error: Exception, line: str, capsys: pytest.CaptureFixture[str]) -> None:
     complain(error)
     assert capsys.readouterr().err == f"{line}\n"
-
-
-CONTAINER: dict[str, Any] = {
-    "Id": "0123456789ab" + "c" * 52,
-    "Name": "/web-1",
-    "Image": "sha256:feed",
-    "Config": {"Image": "ubuntu", "Labels": {"tier": "front", "empty": ""}},
-    "State": {"Status": "exited", "ExitCode": 137},
-}
-
-
-@pytest.mark.parametrize(
-    ("texts", "shown"),
-    [
-        ([], True),
-        (["name=web"], True),
-        (["name=^eb"], False),
-        (["name=nothing", "name=1$"], True),
-        (["name=web", "id=^ffff"], False),
-        (["id=^0123"], True),
-        (["label=tier"], True),
-        (["label=tier=front", "label=empty"], True),
-        (["label=tier=front", "label=other"], False),
-        (["label=tier=back"], False),
-        (["status=exited"], True),
-        (["status=running", "status=created"], False),
-        (["exited=137"], True),
-        (["exited=0"], False),
-        (["ancestor=ubuntu"], True),
-        (["ancestor=debian:12"], True),
-        (["ancestor=alpine"], False),
-    ],
-)
-def test_filters(texts: list[str], shown: bool) -> None:
-    images = {"debian:12": "sha256:feed"}
-    assert matches(CONTAINER, parse_filters(texts), images.get) is shown
-
-
-@pytest.mark.parametrize("text", ["name", "color=red", "status=gone", "exited=x", "name=("])
-def test_a_filter_nothing_can_match_is_refused(text: str) -> None:
-    with pytest.raises(InvalidArgument, match="--filter"):
-        parse_filters([text])

@@ -171,11 +171,14 @@ def test_a_wrong_command_line_gets_one_line(
 def test_help_names_every_verb_and_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     text = capsys.readouterr().out
-    assert all(f"  {verb} " in text for verb in VERBS)
+    assert all(f"  {verb.split()[0]} " in text for verb in VERBS)
+    management, commands = text.split("Management Commands:")[1].split("\nCommands:")
+    assert "  image " in management and "  network " in management and "  ps " not in management
+    assert "  ps " in commands and "  image " not in commands
     assert main(["image"]) == 0
     assert "ls " in capsys.readouterr().out
     for verb in VERBS:
-        assert main([verb, "--help"]) == 0
+        assert main([*verb.split(), "--help"]) == 0
         text = capsys.readouterr().out
         shape = load(verb).COMMAND
         assert shape.example in text

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from poc.engine.config import ContainerConfig, parse_environment, parse_signal, parse_size
+from poc.engine.config import ContainerConfig
 from poc.engine.users import read_layered, resolve
+from poc.engine.values import parse_environment, parse_signal, parse_size
 from poc.errors import InvalidArgument, Unsupported
 from poc.oci.defaults import ALL_CAPABILITIES, CAPABILITIES
 
@@ -170,41 +171,21 @@ def test_capabilities() -> None:
         of(cap_add=["FLY"])
 
 
-def test_volumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = str(tmp_path)
-    (tmp_path / "link").symlink_to(tmp_path)
-    monkeypatch.chdir(tmp_path)
-
-    def of(*entries: str) -> list[tuple[str, str, bool]]:
-        volumes = ContainerConfig(volumes=entries).volumes
-        return [(volume["source"], volume["destination"], volume["readonly"]) for volume in volumes]
-
-    assert of(f"{source}:/a", f"{source}/link:/b/../c/:ro", ".://d//e:rw") == [
-        (source, "/a", False),
-        (source, "/c", True),
-        (source, "/d/e", False),
-    ]
-    by_source = ContainerConfig(volumes={source: {"bind": "/a", "mode": "ro"}}).volumes
-    assert by_source == [{"source": source, "destination": "/a", "readonly": True}]
-
-
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"volumes": ["/tmp"]}, "invalid volume specification: '/tmp'"),
         ({"volumes": [""]}, "invalid volume specification"),
         ({"volumes": [":"]}, "invalid volume specification"),
         ({"volumes": ["/tmp:"]}, "invalid volume specification"),
         ({"volumes": [":/tmp"]}, "invalid volume specification"),
         ({"volumes": ["/tmp:/a:ro:x"]}, "invalid volume specification"),
-        ({"volumes": ["/tmp:/a:wo"]}, "the mode is ro or rw, not 'wo'"),
+        ({"volumes": ["/tmp:/a:wo"]}, "invalid mode: 'wo'"),
         ({"volumes": ["/tmp:relative"]}, "must be an absolute path other than /"),
         ({"volumes": ["/tmp:/"]}, "must be an absolute path other than /"),
         ({"volumes": ["/tmp://"]}, "must be an absolute path other than /"),
         ({"volumes": ["/tmp:/a/../.."]}, "must be an absolute path other than /"),
         ({"volumes": ["/tmp:/a\0b"]}, "must be an absolute path other than /"),
-        ({"volumes": ["/no/such/path:/a"]}, "bind source path does not exist: /no/such/path"),
-        ({"volumes": ["/tmp\0:/a"]}, "bind source path does not exist"),
+        ({"volumes": ["/tmp\0:/a"]}, "a path has no NUL character"),
         ({"volumes": ["/tmp:/a", "/tmp:/b/../a"]}, "duplicate mount point: /a"),
         ({"volumes": ["/tmp:/a"], "tmpfs": ["/a"]}, "duplicate mount point: /a"),
         ({"tmpfs": ["relative"]}, "must be an absolute path other than /"),
@@ -253,11 +234,6 @@ def test_refused(options: dict[str, Any], reason: str) -> None:
         ContainerConfig(**options)
     assert reason in str(refused.value)
     assert len(str(refused.value)) < 300
-
-
-def test_named_volumes_are_not_there_yet() -> None:
-    with pytest.raises(Unsupported, match="named volumes"):
-        ContainerConfig(volumes=["name:/a"])
 
 
 def test_an_unknown_option_is_a_type_error() -> None:

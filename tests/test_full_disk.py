@@ -145,3 +145,42 @@ def test_full_disk_of_its_own(cli: CommandLine) -> None:
     assert "No space left on device" in done.stdout and done.stdout.endswith("space\n")
     assert cli("start", "-a", "small").stdout.endswith("space\n")
     assert cli("rm", "small").exit_code == 0
+
+
+def test_copies_and_commits(root: str, cli: CommandLine, image_tar: str, tmp_path: Path) -> None:
+    """Into a container that runs and one that does not, and into the store: told, and nothing half made but a file."""
+    engine = poc.Engine(root)
+    assert cli("create", "--name", "still", "busybox", "true").exit_code == 0
+    assert cli("run", "-d", "--name", "runs", "--network", "none", "busybox", "sleep", "600").exit_code == 0
+    (tmp_path / "file").write_bytes(os.urandom(8 << 20))
+    assert cli("cp", str(tmp_path / "file"), "runs:/first").exit_code == 0
+    layers, images = os.listdir(f"{root}/layers"), [image.id for image in engine.images.list()]
+    fill(root)
+    commands: tuple[tuple[str, ...], ...] = (
+        ("cp", str(tmp_path / "file"), "still:/big"),
+        ("cp", str(tmp_path / "file"), "runs:/big"),
+        ("cp", "runs:/first", f"{root}/../copy"),
+        ("commit", "runs", "made"),
+        ("import", image_tar, "made"),
+        ("export", "-o", f"{root}/../exported", "runs"),
+    )
+    for words in commands:
+        done = cli(*words)
+        assert done.exit_code in (1, 125) and is_one_line_about_space(done), (words, done)
+    assert os.listdir(f"{root}/layers") == layers
+    assert [image.id for image in engine.images.list()] == images
+    assert not os.path.exists(f"{root}/../exported")
+    assert [container.status for container in engine.containers.list(all=True)] == ["running", "created"]
+    assert cli("diff", "runs").stdout.startswith("A /")
+    assert cli("cp", "still:/etc/passwd", f"{tmp_path}/passwd").exit_code == 0
+    assert len(b"".join(engine.containers.get("runs").export())) > 8 << 20
+
+    empty(root)
+    if os.path.exists(f"{root}/../copy"):
+        os.unlink(f"{root}/../copy")
+    commands = (("exec", "runs", "rm", "-f", "/big"), ("commit", "runs", "made"), ("start", "still"))
+    assert [cli(*words).exit_code for words in commands] == [0, 0, 0]
+    assert cli("run", "--rm", "--network", "none", "made", "ls", "/first").stdout == "/first\n"
+    assert cli("rm", "-f", "runs", "still").exit_code == 0
+    engine.images.remove("made")
+    await_nothing(lambda: leftovers(engine))

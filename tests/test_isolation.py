@@ -12,7 +12,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import IMAGE_CONFIG, CommandLine, needs
+from conftest import IMAGE_CONFIG, CommandLine, needs, shell
 
 import poc
 from poc import errors
@@ -28,18 +28,6 @@ pytestmark = needs("root", "overlay")
 NAMESPACES = ("pid", "ipc", "mnt", "net", "uts", "cgroup", "user", "time")
 DOCKER_CAPABILITIES = 0xA80425FB
 EVERY_FD = "ls -1 /proc/1/fd; true"  # not the last command, or the shell itself becomes it
-
-
-def shell(engine: poc.Engine, script: str, **options: Any) -> str:
-    """What a shell in a container prints; it must succeed."""
-    options = {"network": "none", "remove": True, "check": True, "image": "busybox", **options}
-    try:
-        result = engine.containers.run(command=["sh", "-c", script], **options)
-    except errors.ContainerError as error:
-        assert isinstance(error.result, poc.RunResult)
-        raise AssertionError(f"{error}: {error.result.stderr!r}") from None
-    assert isinstance(result, poc.RunResult)
-    return result.output
 
 
 def status(text: str) -> dict[str, str]:

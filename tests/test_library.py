@@ -86,6 +86,15 @@ def test_detached(engine: poc.Engine) -> None:
         engine.containers.get("one")
 
 
+def test_a_with_block_takes_its_container_away(engine: poc.Engine) -> None:
+    for removed_by_hand in (False, True):
+        with engine.containers.run("busybox", SLEEP, detach=True, network="none", volumes=["/data"]) as container:
+            assert container.exec_run(["pwd"]).output == "/\n"
+            if removed_by_hand:
+                container.remove(force=True, v=True)
+        assert engine.containers.list(all=True) == [] and engine.volumes.list() == []
+
+
 def test_wait_tells_the_exit_code_of_one_that_removes_itself(engine: poc.Engine) -> None:
     command = ["sh", "-c", "read line; exit $line"]
     for number in (0, 9):

@@ -245,10 +245,12 @@ def test_logs(engine: poc.Engine, cli: CommandLine) -> None:
     assert b"".join(lines(container, stdout=False)) == err
     done = subprocess.run([*cli.command, "logs", "talks"], capture_output=True, timeout=60, check=True)
     assert (done.stdout, done.stderr) == (out, err)
-    assert lines(container, tail=0) == [] and len(lines(container, tail=1)) == 1
+    assert lines(container, tail=0) == [] and b"".join(lines(container, tail=1)).startswith(b"four")
     assert lines(container, tail=1000) == lines(container)
     stamped = lines(container, timestamps=True, tail=2)
-    assert all(re.match(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z ", line) for line in stamped)
+    assert sum(bool(re.match(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z ", line)) for line in stamped) == 2, (
+        "one time a line"
+    )
     with open(container.log_path) as file:
         entries = [json.loads(line) for line in file]
     assert {tuple(sorted(entry)) for entry in entries} == {("log", "stream", "time")}, "docker's json-file format"

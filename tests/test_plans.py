@@ -57,7 +57,7 @@ def test_what_a_container_gets_that_asks_for_nothing() -> None:
 
 
 def test_privileged() -> None:
-    made = spec(privileged=True, private_network=False, readonly=True)
+    made = spec(privileged=True, shared=("network",), readonly=True)
     linux = made["linux"]
     assert not {"maskedPaths", "readonlyPaths", "seccomp"} & set(linux)
     assert linux["resources"]["devices"] == [{"allow": True, "access": "rwm"}]
@@ -92,6 +92,7 @@ def test_the_plan_follows_the_configuration() -> None:
     steps = names(rootfs.plan(spec(), hybrid))
     for expected in (
         ("Mount", "/sys/fs/cgroup"),
+        ("Directories", "/sys/fs/cgroup"),
         ("Mount", "/sys/fs/cgroup/cpu,cpuacct"),
         ("Link", "/sys/fs/cgroup/cpu"),
         ("Link", "/sys/fs/cgroup/cpuacct"),

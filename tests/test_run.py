@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import IMAGE_CONFIG, CommandLine, needs
+from conftest import IMAGE_CONFIG, CommandLine, needs, shell
 
 import poc
 from poc import errors
@@ -27,18 +27,6 @@ pytestmark = needs("root", "overlay")
 
 RUN = ("run", "--rm", "--network", "none")
 PIPE = subprocess.PIPE
-
-
-def shell(engine: poc.Engine, script: str, **options: Any) -> str:
-    """What a shell in a container prints; it must succeed."""
-    options = {"network": "none", "remove": True, "check": True, "image": "busybox", **options}
-    try:
-        result = engine.containers.run(command=["sh", "-c", script], **options)
-    except errors.ContainerError as error:
-        assert isinstance(error.result, poc.RunResult)
-        raise AssertionError(f"{error}: {error.result.stderr!r}") from None
-    assert isinstance(result, poc.RunResult)
-    return result.output
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 20) -> None:

@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 from conftest import CHECKOUT, needs
 
+from poc._fs import read_text
+from poc.cgroups import host
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
@@ -97,14 +100,6 @@ class Bundle:
         return self.directory
 
 
-@pytest.fixture(scope="session")
-def rootfs(run_directory: str, image_tar: str) -> str:
-    directory = f"{run_directory}/rootfs"
-    os.mkdir(directory)
-    subprocess.run(["tar", "-xf", image_tar, "-C", directory], check=True)
-    return directory
-
-
 @pytest.fixture
 def bundle(tmp_path: Path, rootfs: str) -> Bundle:
     directory = tmp_path / f"b{os.getpid()}"
@@ -137,7 +132,8 @@ def each(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Runtime]:
 def _deleting(runtime: Runtime) -> Iterator[Runtime]:
     yield runtime
     for id in runtime.ids:
-        runtime("delete", "--force", id)
+        done = runtime("delete", "--force", id)
+        assert done.exit_code == 0, done.stderr
 
 
 @pytest.fixture
@@ -203,11 +199,17 @@ def test_run_ends_as_its_program(each: Runtime, bundle: Bundle) -> None:
     bundle.write('cat; echo oops >&2; echo "$HOME $(hostname) $$"; exit 3')
     done = each("run", "--bundle", bundle.directory, "two", input="in\n")
     assert done == ("in\n/root bundle 1\n", "oops\n", 3)
-    bundle.write("kill -KILL $$ & sleep 5; echo no")
+    bundle.write("kill -KILL $$; sleep 5; echo no")
     bundle.config["linux"]["namespaces"].remove({"type": "pid"})  # as process 1 it would not die of its own signal
     bundle.write()
     assert each("run", "--bundle", bundle.directory, "two").exit_code == 137
     assert each("list", "-q").stdout == ""
+
+
+def test_a_user_may_open_the_pipes_it_was_given(each: Runtime, bundle: Bundle) -> None:
+    bundle.config["process"]["user"] = {"uid": 1000, "gid": 1000}
+    bundle.write("cat < /dev/stdin; echo out > /dev/stdout; echo err > /dev/stderr")
+    assert each("run", "--bundle", bundle.directory, "user", input="in\n") == ("in\nout\n", "err\n", 0)
 
 
 @pytest.mark.parametrize("args", [["nowhere"], ["/no/where"]])
@@ -218,6 +220,20 @@ def test_a_program_that_is_not_there_fails_create(each: Runtime, bundle: Bundle,
     assert done.exit_code == 1
     assert "executable file not found in $PATH" in done.stderr or "no such file or directory" in done.stderr
     assert each("state", "three").exit_code == 1
+
+
+def test_without_a_process(runtime: Runtime, bundle: Bundle, output: Any) -> None:
+    """It can be created, and deleted; starting it is an error (config.md, Process)."""
+    del bundle.config["process"]
+    bundle.write()
+    assert runtime("create", "--bundle", bundle.directory, "none", output=output.fd).exit_code == 0, output()
+    assert runtime.state("none")["status"] == "created"
+    done = runtime("start", "none")
+    assert done.exit_code == 1 and "no program in /process" in done.stderr
+    assert runtime.state("none")["status"] == "created"
+    assert runtime("delete", "none").exit_code == 0
+    assert runtime("run", "--bundle", bundle.directory, "none").exit_code == 1
+    assert runtime("list", "-q").stdout == ""
 
 
 def test_list_and_ps(each: Runtime, bundle: Bundle, output: Any) -> None:
@@ -315,6 +331,28 @@ def test_exec_has_the_first_process_s_restrictions(runtime: Runtime, bundle: Bun
     assert f"CapEff:\t{0x21 | 1 << 25:016x}" in more and "NoNewPrivs:\t1" in more
 
 
+def test_a_filter_that_allows_the_program_only(runtime: Runtime, bundle: Bundle, output: Any) -> None:
+    """With and without no_new_privs: what the runtime itself calls need not be in a profile."""
+    busybox = "arch_prctl brk close execve exit_group getrandom getuid mmap mprotect munmap openat prctl prlimit64 read"
+    busybox += " readlink rseq sendfile set_robust_list set_tid_address write newfstatat getgid setgid setuid"
+    profile = {
+        "defaultAction": "SCMP_ACT_KILL_PROCESS",
+        "syscalls": [{"names": [*busybox.split(), "capget", "capset"], "action": "SCMP_ACT_ALLOW"}],
+    }
+    bundle.config["linux"]["seccomp"] = profile
+    bundle.config["process"]["capabilities"] = {
+        name: ["CAP_KILL"] for name in ("bounding", "effective", "permitted", "inheritable", "ambient")
+    }
+    for number, (uid, bound) in enumerate(((0, False), (0, True), (1000, False), (1000, True))):
+        bundle.config["process"].update(user={"uid": uid, "gid": uid}, noNewPrivileges=bound)
+        bundle.write("cat", "/proc/self/status")
+        done = runtime("run", "--bundle", bundle.directory, f"little{number}")
+        assert done.exit_code == 0, done
+        status = dict(line.split(":\t", 1) for line in done.stdout.splitlines())
+        assert {status[name] for name in ("CapPrm", "CapEff", "CapBnd", "CapInh", "CapAmb")} == {f"{1 << 5:016x}"}
+        assert (status["Seccomp"], status["NoNewPrivs"]) == ("2", str(int(bound)))
+
+
 # ── terminals ────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -391,7 +429,8 @@ def test_hooks_in_order_and_place(runtime: Runtime, bundle: Bundle, output: Any,
 
     here = [os.readlink("/proc/self/ns/mnt"), os.readlink("/proc/self/ns/uts")]
     assert runtime("create", "--bundle", bundle.directory, "eleven", output=output.fd).exit_code == 0, output()
-    assert [line[:2] for line in lines()] == [[kind, "creating"] for kind in kinds[:3]]
+    statuses = ["created", "creating", "creating"]
+    assert [line[:2] for line in lines()] == [list(pair) for pair in zip(kinds, statuses, strict=False)]
     assert lines()[0][2:] == lines()[1][2:] == here
     pid = runtime.state("eleven")["pid"]
     assert lines()[2][2:] == [os.readlink(f"/proc/{pid}/ns/mnt"), os.readlink(f"/proc/{pid}/ns/uts")]
@@ -428,12 +467,20 @@ def test_a_failing_hook_ends_the_container(
         assert done.exit_code == 0
         done = runtime("start", "twelve")
         text = done.stderr
-        assert runtime.state("twelve")["status"] == "stopped"
-        assert runtime("delete", "twelve").exit_code == 0
     assert done.exit_code == 1
     assert text == f"poc-runtime: /hooks/{kind}/0: /bin/sh exited with status 4: no luck\n"
     assert stopped.exists()
     assert runtime("state", "twelve").exit_code == 1
+
+
+def test_the_environment_of_hooks(each: Runtime, bundle: Bundle, tmp_path: Path) -> None:
+    """Their own, or where they have none the runtime's."""
+    said = tmp_path / "said"
+    hook = {"path": "/bin/sh", "args": ["sh", "-c", f'echo "$MINE" >>{said}']}
+    bundle.config["hooks"] = {"createRuntime": [hook, {**hook, "env": ["MINE=its own"]}, {**hook, "env": []}]}
+    bundle.write("true")
+    assert each("run", "--bundle", bundle.directory, "env", env={**os.environ, "MINE": "inherited"}).exit_code == 0
+    assert said.read_text().splitlines()[:2] == ["inherited", "its own"]
 
 
 def test_a_slow_hook_is_killed(runtime: Runtime, bundle: Bundle) -> None:
@@ -466,6 +513,33 @@ def test_namespaces_are_joined(each: Runtime, bundle: Bundle, output: Any) -> No
     assert (hostname, int(count) >= 1, done.exit_code) == ("bundle", True, 0)
 
 
+def test_a_mount_namespace_is_joined(runtime: Runtime, bundle: Bundle, output: Any) -> None:
+    """Its root lies beside what else is mounted there; who was there before keeps theirs, and exec finds it."""
+    other = subprocess.Popen(["unshare", "--mount", "sleep", "600"])
+    try:
+        theirs = f"/proc/{other.pid}/ns/mnt"
+        deadline = time.monotonic() + 30
+        while os.readlink(theirs) == os.readlink("/proc/self/ns/mnt"):
+            assert time.monotonic() < deadline
+        for entry in bundle.config["linux"]["namespaces"]:
+            if entry["type"] == "mount":
+                entry["path"] = theirs
+        bundle.write("touch /dev/new; exec sleep 60")
+        before = read_text("/proc/self/mountinfo")
+        done = runtime("run", "--detach", "--bundle", bundle.directory, "beside", output=output.fd)
+        assert done.exit_code == 0, output()
+        assert os.readlink(f"/proc/{runtime.state('beside')['pid']}/ns/mnt") == os.readlink(theirs)
+        done = runtime("exec", "beside", "sh", "-c", "ls -d /dev/new /proc/1; ls -d /var/lib/dpkg")
+        assert done.stdout.split() == ["/dev/new", "/proc/1"], done
+        assert os.readlink(f"/proc/{other.pid}/root") == "/" and read_text("/proc/self/mountinfo") == before
+        assert os.path.samefile(f"/proc/{other.pid}/root", "/")
+        assert bundle.rootfs in read_text(f"/proc/{other.pid}/mountinfo")
+        runtime("delete", "--force", "beside")
+    finally:
+        other.kill()
+        other.wait()
+
+
 def test_user_namespace(each: Runtime, bundle: Bundle, tmp_path: Path, rootfs: str) -> None:
     """Root inside is nobody outside; files, devices and the terminal's file system are its own."""
     bundle.config["linux"]["namespaces"].append({"type": "user"})
@@ -485,6 +559,80 @@ def test_user_namespace(each: Runtime, bundle: Bundle, tmp_path: Path, rootfs: s
         os.chmod(directory, 0o711)
     done = each("run", "--bundle", bundle.directory, "user")
     assert done.stdout.split() == ["0", "0", "300000", "2000", "77", "0", "0", "null", "drwx"], done
+
+
+def test_no_namespaces_at_all(runtime: Runtime, bundle: Bundle, output: Any, tmp_path: Path) -> None:
+    """All are the host's, the mounts are made there, and gone with the container; exec finds its root."""
+    bundle.config["linux"]["namespaces"] = []
+    del bundle.config["hostname"]
+    bundle.config["linux"]["readonlyPaths"] = ["/proc/sys"]
+    bundle.config["root"] = {"path": bundle.rootfs, "readonly": True}
+
+    def mounted() -> list[str]:
+        with open("/proc/self/mountinfo") as file:
+            return [line.split()[4] for line in file if bundle.rootfs in line]
+
+    before = mounted()
+    bundle.write("echo here >/dev/null; echo x >/proc/sys/vm/swappiness; touch /new; ls /tmp; exec sleep 60")
+    assert runtime("run", "--detach", "--bundle", bundle.directory, "bare", output=output.fd).exit_code == 0, output()
+    pid = runtime.state("bare")["pid"]
+    for name in os.listdir("/proc/self/ns"):
+        assert os.readlink(f"/proc/{pid}/ns/{name}") == os.readlink(f"/proc/self/ns/{name}")
+    done = runtime("exec", "bare", "sh", "-c", "cat /etc/passwd; readlink /proc/self/root; touch /new")
+    assert done.stdout.startswith("root:x:0:0") and done.stdout.endswith("\n/\n")
+    assert "Read-only" in done.stderr and output().count("Read-only") == 2
+    assert f"{bundle.rootfs}/proc" in mounted()
+    assert runtime("delete", "--force", "bare").exit_code == 0
+    assert mounted() == before
+    bundle.write("nowhere", "at all")
+    assert runtime("create", "--bundle", bundle.directory, "bare").exit_code == 1
+    assert mounted() == before
+    bundle.config["root"]["path"] = "/"
+    assert "takes a mount namespace" in runtime("create", "--bundle", bundle.write("sh", "-c"), "bare").stderr
+
+
+def test_user_namespace_with_nothing_said(runtime: Runtime, bundle: Bundle) -> None:
+    """Without mappings everybody is mapped to themselves; without a network namespace /sys is the host's."""
+    linux = bundle.config["linux"]
+    linux["namespaces"] = [{"type": kind} for kind in ("pid", "ipc", "mount", "uts", "user")]
+    bundle.config["mounts"].append({"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["ro"]})
+    linux["devices"] = [
+        {"path": "/dev/odd", "type": "c", "major": 1, "minor": 3, "fileMode": 0o622, "uid": 8, "gid": 9}
+    ]
+    bundle.write(
+        "id -u; cat /proc/self/uid_map; stat -c '%a %u %g %t %T' /dev/odd; echo x >/dev/odd && echo null;"
+        "cd /proc/self; grep -c ' /dev/[a-z]* rw,nosuid,noexec' mountinfo; awk '$5 ~ /^.sys/ {print $6}' mountinfo"
+    )
+    done = runtime("run", "--bundle", bundle.directory, "plain")
+    with open("/proc/self/uid_map") as file:
+        identity = file.read().split()
+    words = done.stdout.split()
+    assert words[:11] == ["0", *identity, "622", "8", "9", "1", "3", "null", "8"], done
+    assert words[11:] and {word.split(",")[0] for word in words[11:]} == {"ro"}
+
+
+def test_private_directories_and_a_user_namespace(runtime: Runtime, bundle: Bundle, tmp_path: Path) -> None:
+    """The bundle is the container's root's alone, and what it gets lies where only the host's root may go."""
+    closed, own = tmp_path / "closed", tmp_path / "own"
+    (closed / "volume").mkdir(parents=True)
+    (closed / "volume" / "file").write_text("in the volume")
+    closed.chmod(0o000)
+    shutil.copytree(bundle.rootfs, own / "rootfs", symlinks=True)
+    for directory in (own, own / "rootfs"):
+        os.chown(directory, 300000, 300000)
+        directory.chmod(0o700)
+    for directory in (tmp_path, *list(tmp_path.parents)[:2]):
+        directory.chmod(0o711)
+    bundle.config["root"]["path"] = str(own / "rootfs")
+    bundle.config["linux"]["namespaces"].append({"type": "user"})
+    for kind in ("uid", "gid"):
+        bundle.config["linux"][f"{kind}Mappings"] = [{"containerID": 0, "hostID": 300000, "size": 10}]
+    source = str(closed / "volume")
+    bundle.config["mounts"].append({"destination": "/mnt", "type": "bind", "source": source, "options": ["bind", "ro"]})
+    bundle.write("cat /mnt/file; ls -d /root; touch /mnt/new")
+    done = runtime("run", "--bundle", bundle.directory, "closed")
+    assert done.stdout == "in the volume/root\n", done
+    assert "Read-only" in done.stderr
 
 
 # ── what the configuration asks for ──────────────────────────────────────────────────────────────────────
@@ -644,6 +792,59 @@ def test_tmpcopyup(each: Runtime, bundle: Bundle) -> None:
     assert inside == ["deep", "file"]
 
 
+def test_mounts_on_the_root_and_over_a_mode(each: Runtime, bundle: Bundle, tmp_path: Path) -> None:
+    """Options of a tmpfs mean nothing to a bind mount; a tmpfs has the mode of what it covers."""
+    shutil.copytree(bundle.rootfs, tmp_path / "other", symlinks=True)
+    (tmp_path / "other" / "closed").mkdir()
+    (tmp_path / "other" / "closed").chmod(0o712)
+    options = ["bind", "size=1k", "mode=755"]
+    over = {"destination": "/", "type": "bind", "source": str(tmp_path / "other"), "options": options}
+    bundle.config["mounts"].insert(0, over)
+    bundle.config["mounts"] += [
+        {"destination": "/closed", "type": "tmpfs", "source": "tmpfs"},
+        {"destination": "/made", "type": "tmpfs", "source": "tmpfs"},
+    ]
+    bundle.write("stat -c %a /closed /made; touch /here")
+    done = each("run", "--bundle", bundle.directory, "over")
+    assert done.stdout.split() == ["712", "1777"], done
+    assert (tmp_path / "other" / "here").exists() and not os.path.exists(f"{bundle.rootfs}/closed")
+
+
+def test_a_user_owns_its_output(runtime: Runtime, bundle: Bundle) -> None:
+    """Or /dev/stdout could not be opened."""
+    bundle.config["process"]["user"] = {"uid": 1000, "gid": 50}
+    bundle.write("echo out >/dev/stdout; echo err >/dev/stderr; stat -L -c '%u %g' /proc/self/fd/1")
+    assert runtime("run", "--bundle", bundle.directory, "own") == ("out\n1000 50\n", "err\n", 0)
+
+
+def test_sockets_of_systemd(runtime: Runtime, bundle: Bundle) -> None:
+    bundle.write("echo $LISTEN_FDS $LISTEN_PID")
+    mine, another_s = {"LISTEN_FDS": "1"}, {"LISTEN_FDS": "1", "LISTEN_PID": "1"}
+    run = ("run", "--bundle", bundle.directory, "sockets")
+    assert runtime(*run, env={**os.environ, **mine}).stdout == "1 1\n"
+    assert runtime(*run, env={**os.environ, **another_s}).stdout == "\n"
+
+
+@needs("cgroup1:freezer")
+def test_delete_of_what_somebody_froze(runtime: Runtime, bundle: Bundle, output: Any) -> None:
+    """On cgroup v1 a frozen process does not die; somebody may have moved it to a freezer of theirs."""
+    bundle.write("sleep", "60")
+    runtime("run", "--detach", "--bundle", bundle.directory, "ice", output=output.fd)
+    pid = runtime.state("ice")["pid"]
+    freezer = f"{host().controllers['freezer']}/poc-test-ice-{os.getpid()}"
+    os.mkdir(freezer)
+    try:
+        for file, text in (("cgroup.procs", str(pid)), ("freezer.state", "FROZEN")):
+            with open(f"{freezer}/{file}", "w") as stream:
+                stream.write(text)
+        assert runtime("delete", "--force", "ice").exit_code == 0
+        assert runtime("state", "ice").exit_code == 1
+    finally:
+        with open(f"{freezer}/freezer.state", "w") as stream:
+            stream.write("THAWED")
+        os.rmdir(freezer)
+
+
 def test_preserved_descriptors(each: Runtime, bundle: Bundle) -> None:
     bundle.write("ls /proc/self/fd | wc -l; cat <&3; echo $LISTEN_FDS")
     reader, writer = os.pipe()
@@ -680,8 +881,8 @@ BAD = [
         "/process/rlimits/0/type: 'RLIMIT_X' is none of",
     ),
     ("/process/capabilities", {"bounding": ["CAP_X"]}, "/process/capabilities/bounding/0: 'CAP_X' is none of the 41"),
-    ("/process/scheduler", {"policy": "SCHED_FIFO"}, "/process/scheduler: poc does not carry this out yet"),
-    ("/linux/namespaces", [{"type": "pid"}], "/linux/namespaces: there is no mount namespace"),
+    ("/process/scheduler", {"policy": "SCHED_BATCH", "priority": 1}, "/process/scheduler/priority: is for SCHED_FIFO"),
+    ("/linux/namespaces", [{"type": "user"}, {"type": "uts"}], "/linux/namespaces: no mount namespace, and with a"),
     ("/linux/namespaces/0", {"type": "space"}, "/linux/namespaces/0/type: 'space' is none of user, cgroup"),
     (
         "/linux/namespaces/0",
@@ -697,11 +898,11 @@ BAD = [
         [{"containerID": 0, "hostID": 0, "size": 1}],
         "/linux/uidMappings: there is no user namespace",
     ),
-    ("/linux/seccomp", {"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/x"}, "/linux/seccomp/listenerPath: poc"),
+    ("/linux/seccomp", {"defaultAction": "SCMP_ACT_NOTIFY"}, "/linux/seccomp/listenerPath: missing"),
     ("/linux/seccomp", {"defaultAction": "NO"}, "/linux/seccomp/defaultAction: 'NO' is none of"),
-    ("/linux/intelRdt", {"closID": "x"}, "/linux/intelRdt: poc does not carry this out yet"),
+    ("/linux/intelRdt", {"closID": "x"}, "/linux/intelRdt: no resctrl file system is mounted here"),
     ("/linux/resources", {"memory": {"limit": "1g"}}, "/linux/resources/memory/limit: '1g' is no integer"),
-    ("/mounts/0/destination", "/", "/mounts/0/destination: '/' is the root itself"),
+    ("/linux/sysctl", {"kernel.hostname": "x"}, "/linux/sysctl/kernel.hostname: belongs into /hostname"),
     ("/mounts/0/options", "ro", "/mounts/0/options: 'ro' is not an array"),
     ("/hooks", {"prestart": [{"path": "sh"}]}, "/hooks/prestart/0/path: 'sh' is no absolute path"),
     ("/root/path", "/no/where", "/root/path: /no/where is no directory"),
@@ -746,9 +947,8 @@ def test_bad_command_lines(runtime: Runtime, bundle: Bundle) -> None:
         (("create",), "create takes 1 argument(s), not 0"),
         (("create", "--nonsense", "x"), "unknown option --nonsense"),
         (("create", "--bundle"), "--bundle needs a value"),
-        (("create", "--no-pivot", "-b", bundle.directory, "x"), "--no-pivot: "),
         (("create", "--preserve-fds", "5", "-b", bundle.directory, "x"), "--preserve-fds 5: descriptor"),
-        (("create", "-b", bundle.directory, "../x"), "container id '../x'"),
+        (("create", "-b", bundle.directory, "../x"), "container ID '../x'"),
         (("frobnicate",), "unknown command 'frobnicate'"),
         (("kill", "x", "NOSUCH"), "unknown signal 'NOSUCH'"),
         (("state", "nobody"), "container 'nobody' does not exist"),
@@ -756,7 +956,8 @@ def test_bad_command_lines(runtime: Runtime, bundle: Bundle) -> None:
         done = runtime(*words)
         assert (done.exit_code, done.stderr.count("\n")) == (1, 1)
         assert text in done.stderr
-    assert "--systemd-cgroup" in runtime("--systemd-cgroup", "list").stderr
+    done = runtime("--log", f"{bundle.directory}/no/log", "list")
+    assert (done.exit_code, done.stdout) == (1, "") and done.stderr.endswith("/no/log: No such file or directory\n")
 
 
 def test_somebody_else_s_cgroup_is_left_alone(runtime: Runtime, bundle: Bundle, output: Any) -> None:
@@ -787,12 +988,21 @@ def test_a_killed_create_leaves_what_delete_can_undo(runtime: Runtime, bundle: B
     assert runtime("delete", "killed").exit_code == 0
 
 
-def test_spec_and_features(runtime: Runtime, tmp_path: Path) -> None:
+def test_spec_and_features(runtime: Runtime, tmp_path: Path, rootfs: str) -> None:
     done = runtime("spec", "--bundle", str(tmp_path))
     assert done.exit_code == 0, done.stderr
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["process"]["args"] == ["sh"] and config["root"] == {"path": "rootfs", "readonly": True}
     assert runtime("spec", "--bundle", str(tmp_path)).exit_code == 1
+    (tmp_path / "config.json").unlink()
+    assert runtime("spec", "--rootless", "--bundle", str(tmp_path)).exit_code == 0
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert {"type": "user"} in config["linux"]["namespaces"]
+    config["process"].update(terminal=False, args=["sh", "-c", "cat /proc/self/uid_map; ls -d /sys/class"])
+    config["root"]["path"] = rootfs
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    done = runtime("run", "--bundle", str(tmp_path), "rootless")
+    assert done.stdout.split() == ["0", "0", "1", "/sys/class"], done
     features = json.loads(runtime("features").stdout)
     assert features["ociVersionMin"] == "1.0.0" and "rro" in features["mountOptions"]
     assert runtime("--version").stdout.startswith("poc-runtime version ")

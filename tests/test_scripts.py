@@ -132,6 +132,13 @@ def test_without_apt_it_names_what_to_install(checkout: Path, bare_path: Path) -
     assert "gcc" in done.stderr and "apt-get" in done.stderr
 
 
+def test_the_last_row_of_a_table_counts_too() -> None:
+    script = '. "$here/setup.sh"; missing "$1"'
+    table = "coreutils coreutils sh\nlacking lacking-in-fedora no-such-program"
+    done = _run("sh", "-c", script, "test", table, env={**os.environ, "here": f"{CHECKOUT}/scripts"})
+    assert (done.stdout, done.stderr) == ("lacking lacking-in-fedora\n", "")
+
+
 @needs("root")
 def test_a_failing_package_manager_has_the_word(checkout: Path, bare_path: Path) -> None:
     apt = bare_path / "apt-get"

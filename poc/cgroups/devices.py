@@ -77,9 +77,12 @@ def _nodes(kind: str) -> str:
 
 
 def _except(exceptions: Exceptions, wanted: _Device, access: str) -> None:
-    # v1 wants one exception to cover all of an access, so that where two meet, both together are a third.
+    # v1 wants one exception to cover all of an access, so that where two meet, both together are a third. Only an open
+    # for reading and writing asks for two things at once; where either covers that there is no need.
+    opens = set(access) - {"m"}
     for known, letters in list(exceptions.items()):
-        if meet := _meet(known, wanted):
+        others = set(letters) - {"m"}
+        if (meet := _meet(known, wanted)) and not (opens <= others or others <= opens):
             exceptions[meet] = _letters(exceptions.get(meet, "") + letters + access)
     exceptions[wanted] = _letters(exceptions.get(wanted, "") + access)
 
@@ -109,10 +112,10 @@ def _meet(one: _Device, other: _Device) -> _Device | None:
     return one[0], numbers[0], numbers[1]
 
 
-def lines(default: bool, exceptions: Exceptions) -> list[tuple[str, str]]:
-    """The same as (file, text) writes to a v1 group. The first clears whatever was there."""
+def lines(default: bool, exceptions: Exceptions) -> list[tuple[str, list[str]]]:
+    """The same as (file, texts) to write to a v1 group. The first clears whatever was there."""
     first, rest = ("devices.allow", "devices.deny") if default else ("devices.deny", "devices.allow")
-    return [(first, "a"), *((rest, _line(device, access)) for device, access in exceptions.items())]
+    return [(first, ["a"]), (rest, [_line(device, access) for device, access in exceptions.items()])]
 
 
 def _line(device: _Device, access: str) -> str:

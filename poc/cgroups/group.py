@@ -10,9 +10,7 @@ import os
 import time
 
 from poc import _fs
-from poc.cgroups import devices
 from poc.cgroups.hierarchies import host
-from poc.cgroups.plan import plan
 from poc.errors import Conflict, InvalidArgument, Unsupported
 
 TYPE_CHECKING = False
@@ -22,13 +20,14 @@ if TYPE_CHECKING:
     from typing import Any, Self
 
     from poc.cgroups.hierarchies import Hierarchies
-    from poc.cgroups.plan import Setting
+    from poc.cgroups.settings import Setting
 
 # Enabled on v2 for every group, so that its use is counted; the others (cpuset, hugetlb …) when they are asked for.
 _COUNTED = ("cpu", "io", "memory", "pids")
 _RACES = 100
-_PATIENCE, _REMOVAL, _GRACE = 5.0, 2.0, 0.1  # seconds
+_PATIENCE, _REMOVAL, _GRACE = 5.0, 5.0, 0.1  # seconds
 _ENDLESS = 1 << 63
+_MARK = "trusted.poc"  # xattr(7)
 _GONE = (errno.ENOENT, errno.ENODEV)  # a cgroup's file, when the group goes while it is open
 
 
@@ -41,18 +40,24 @@ class Cgroup:
         with Cgroup("poc/demo", resources={"pids": {"limit": 20}}) as group:
             group.add(pid)
 
+    With ``tidy`` parents that this very class made go with their last child, and those made by others stay.
     """
 
-    __slots__ = ("_hierarchies", "_resources", "path")
+    __slots__ = ("_hierarchies", "_resources", "_tidy", "path")
 
     def __init__(
-        self, path: str, hierarchies: Hierarchies | None = None, resources: Mapping[str, Any] | None = None
+        self,
+        path: str,
+        hierarchies: Hierarchies | None = None,
+        resources: Mapping[str, Any] | None = None,
+        tidy: bool = False,
     ) -> None:
         self.path = path.strip("/")
         if not self.path or any(part in ("", ".", "..") for part in self.path.split("/")):
             raise InvalidArgument(f"cgroup path: {path!r} is no path below the root, such as poc/name")
         self._hierarchies = hierarchies or host()
         self._resources = resources
+        self._tidy = tidy
 
     def __enter__(self) -> Self:
         try:
@@ -94,7 +99,19 @@ class Cgroup:
                     raise
             # No parent, or no more: it may have gone with its last child since it was made, or seen.
             self._make(root, os.path.dirname(directory))
+            if self._tidy:
+                _mark(os.path.dirname(directory))
         raise OSError(errno.EBUSY, f"mkdir {directory}: its parent keeps vanishing")
+
+    def missing_parents(self) -> list[str]:
+        """The directories above it that `create` would have to make."""
+        found = []
+        for root in self._hierarchies.directories():
+            path = os.path.dirname(self.path)
+            while path and not os.path.isdir(f"{root}/{path}"):
+                found.append(f"{root}/{path}")
+                path = os.path.dirname(path)
+        return found
 
     def _count(self, root: str, directory: str) -> None:
         counted = {name for name in _COUNTED if self._hierarchies.v2(name)}
@@ -107,7 +124,10 @@ class Cgroup:
 
         Raises InvalidArgument, Unsupported or Conflict (less memory than is in use), naming the file and the reason.
         """
+        from poc.cgroups.settings import plan
+
         settings = plan(resources, self._hierarchies)
+        self._check_use(resources.get("memory") or {})
         refused = [setting for setting in settings if not self._try(setting)]
         # Some limits bound each other: memory and memory with swap, a quota and its period. Which one must go
         # first depends on what stands there, so what was refused has its second try after the others.
@@ -115,6 +135,15 @@ class Cgroup:
             self._write(setting)
         if any(setting.file == "memory.low" for setting in settings):
             self._protect()
+
+    def _check_use(self, memory: Mapping[str, Any]) -> None:
+        # v1 refuses such a limit by itself; v2 puts it into force, by killing.
+        if not (memory.get("checkBeforeUpdate") and self._hierarchies.v2("memory")):
+            return
+        used = int(_fs.read_text(self._file("memory", "memory.current")))
+        for name in ("limit", "swap"):
+            if 0 < (memory.get(name) or 0) <= used:
+                raise Conflict(f"memory.{name}: {memory[name]} is no more than the group uses now, {used}")
 
     def _try(self, setting: Setting) -> bool:
         try:
@@ -165,12 +194,14 @@ class Cgroup:
         They are applied in order to a group that may do everything, so that a list of allowances begins with
         a rule that denies all. Without any rule nothing is changed. See `poc.cgroups.devices.fold`.
         """
+        from poc.cgroups import devices
+
         default, exceptions = devices.fold(rules := list(rules))
         if not rules:
             return
         if "devices" in self._hierarchies.controllers:
-            for file, line in devices.lines(default, exceptions):
-                _fs.write_text(self._file("devices", file), line)
+            for file, texts in devices.lines(default, exceptions):
+                _fs.write_text(self._file("devices", file), *texts)
             return
         fd = self.fd()
         if fd is None:
@@ -195,6 +226,9 @@ class Cgroup:
         for root in self._hierarchies.directories():
             _fs.write_text(f"{root}/{self.path}/cgroup.procs", str(pid))
 
+    def admit(self, pid: int) -> None:
+        """For a group that is made around its first process (`poc.cgroups.systemd`); this one is there before."""
+
     def join(self, unified: bool = True) -> None:
         """Move the calling thread (that is the process, when it has just one) into the group.
 
@@ -205,6 +239,40 @@ class Cgroup:
         for root in self._hierarchies.v1():
             # "tasks", not "cgroup.procs": only for one thread that is the caller the kernel takes no global lock.
             _fs.write_text(f"{root}/{self.path}/tasks", "0")
+
+    def join_running(self, pid: int, below: Mapping[str, str] | None = None) -> None:
+        """Like `join`, where a container has been running for a while, whose first process is ``pid``.
+
+        ``below`` are groups inside this one, as for `directories_below`. Without, where v2 takes no process into this
+        group any more, because its processes moved below and gave controllers there, or far away, it is ``pid``'s.
+        """
+        unified = self._hierarchies.unified
+        for root, directory in self.directories_below(below or {}):
+            if root != unified:
+                _fs.write_text(f"{directory}/tasks", "0")
+                continue
+            try:
+                _fs.write_text(f"{directory}/cgroup.procs", "0")
+            except OSError as error:
+                if below or error.errno not in (*_GONE, errno.EBUSY, errno.EOPNOTSUPP):
+                    raise
+                _fs.write_text(f"{unified}{_unified_path(pid)}/cgroup.procs", "0")
+
+    def directories_below(self, below: Mapping[str, str]) -> list[tuple[str, str]]:
+        """(mount, directory) of this group in each hierarchy, or of the group inside it that ``below`` asks for.
+
+        That is {controller: relative path}, the controller "" for all hierarchies. Raises InvalidArgument.
+        """
+        if unknown := below.keys() - set(self._hierarchies.controllers) - {""}:
+            raise InvalidArgument(f"{min(unknown)}: this host has no such cgroup controller")
+        if any(".." in path.split("/") for path in below.values()):
+            raise InvalidArgument(f"{', '.join(below.values())}: leads out of the container's cgroup")
+        found = []
+        for root in self._hierarchies.directories():
+            names = [name for name, directory in self._hierarchies.controllers.items() if directory == root]
+            wishes = [below[name].strip("/") for name in ("", *names) if name in below]
+            found.append((root, "/".join([root, self.path, *filter(None, wishes[:1])])))
+        return found
 
     def exists(self) -> bool:
         """Is the group there, in any hierarchy?"""
@@ -245,7 +313,7 @@ class Cgroup:
         self._ask_frozen(True)
         for pid in pids:
             try:
-                fd = os.pidfd_open(pid)
+                fd = _fs.pidfd_open(pid)
             except ProcessLookupError:
                 continue
             try:
@@ -281,7 +349,9 @@ class Cgroup:
         """Was the group frozen, and not thawed since? False for a vanished one."""
         try:
             return _fs.read_text(self._freezer("cgroup.freeze", "freezer.self_freezing")) == "1"
-        except FileNotFoundError:
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise
             return False
 
     def freezer(self) -> str:
@@ -324,6 +394,22 @@ class Cgroup:
             return 0
         return next((int(line[9:]) for line in text.splitlines() if line.startswith("oom_kill ")), 0)
 
+    def oom_descriptor(self) -> int | None:
+        """A new descriptor, yours to close, that select.poll(3) reports when the kernel kills here for want of memory.
+
+        On v2 it is memory.events (POLLPRI), on v1 an eventfd (POLLIN); None without a memory controller. Read it to
+        wait for the next.
+        """
+        if "memory" not in self._hierarchies.controllers:
+            return None
+        if self._hierarchies.v2("memory"):
+            return os.open(self._file("memory", "memory.events"), os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.eventfd(0, os.EFD_CLOEXEC)
+        control = os.open(self._file("memory", "memory.oom_control"), os.O_RDONLY | os.O_CLOEXEC)
+        _fs.write_text(self._file("memory", "cgroup.event_control"), f"{descriptor} {control}")
+        os.close(control)
+        return descriptor
+
     def stats(self) -> dict[str, Any]:
         """What the group has used: see `poc.cgroups.stats.read`."""
         from poc.cgroups import stats
@@ -335,13 +421,34 @@ class Cgroup:
 
         Content when they are gone. A parent costs the next `create` as much again as the group itself, and may be
         somebody else's, with limits set on it: leave it while more is to come. Raises OSError (EBUSY) when
-        processes are still in the group after 2 s, naming them.
+        processes are still in the group after 5 s, naming them.
         """
-        deadline = time.monotonic() + _REMOVAL
+        self._remove(_REMOVAL, parents)
+
+    def end(self) -> None:
+        """Kill whatever runs in the group, and remove it; content when it is gone.
+
+        Most often nobody is left, and rmdir(2) finds that out much faster than a look into every hierarchy.
+        """
+        try:
+            self._remove(0.0)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            self.kill()
+            self.remove()
+
+    def _remove(self, patience: float, parents: bool = False) -> None:
+        deadline = time.monotonic() + patience
         for root in self._hierarchies.directories():
             _remove(f"{root}/{self.path}", deadline)
-            if parents:
-                _remove_empty(root, os.path.dirname(self.path))
+            if parents or self._tidy:
+                _remove_empty(root, os.path.dirname(self.path), only_marked=not parents)
+
+
+def _unified_path(pid: int) -> str:
+    lines = _fs.read_text(f"/proc/{pid}/cgroup").splitlines()
+    return next((line[3:] for line in lines if line.startswith("0::")), "")
 
 
 def _memory_low(directory: str) -> int:
@@ -392,9 +499,9 @@ def _remove(directory: str, deadline: float) -> None:
         try:
             os.rmdir(directory)
             return
-        except FileNotFoundError:
-            return
         except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENAMETOOLONG):  # the latter never was
+                return
             if error.errno not in (errno.EBUSY, errno.ENOTEMPTY):
                 raise
         for entry in _children(directory):
@@ -415,14 +522,39 @@ def _children(directory: str) -> list[str]:
         return []
 
 
-def _remove_empty(root: str, path: str) -> None:
+def claim(directories: Iterable[str]) -> None:
+    """Take `Cgroup.missing_parents` for made by us: their maker may have been killed before it could note that."""
+    for directory in directories:
+        _mark(directory)
+
+
+def _mark(directory: str) -> None:
+    """Note that a parent was made by us. Where it can't be noted, or it has just gone again, it is as another's."""
+    try:
+        os.setxattr(directory, _MARK, b"1")
+    except OSError:
+        pass
+
+
+def _is_marked(directory: str) -> bool:
+    try:
+        return bool(os.getxattr(directory, _MARK))
+    except OSError:
+        return False  # ENODATA: it has no such mark
+
+
+def _remove_empty(root: str, path: str, only_marked: bool = False) -> None:
     while path:
+        directory = f"{root}/{path}"
+        if only_marked and os.path.isdir(directory) and not _is_marked(directory):
+            return
         try:
-            os.rmdir(f"{root}/{path}")
+            os.rmdir(directory)
         except OSError as error:
             if error.errno not in (errno.EBUSY, errno.ENOTEMPTY, errno.ENOENT):
                 raise
-            return
+            if not (only_marked and error.errno == errno.ENOENT):  # then whoever went before was killed on the way up
+                return
         path = os.path.dirname(path)
 
 

@@ -85,7 +85,7 @@ def parse_mountinfo(text: str) -> tuple[dict[str, str], str | None]:
         if kind not in ("cgroup", "cgroup2"):
             continue
         root, path = left.split(" ")[3:5]
-        mount = (root, _unescape(path))
+        mount = (root, _fs.unescape_mountinfo(path))
         if kind == "cgroup2":
             unified = _better(unified, mount)
             continue
@@ -106,12 +106,6 @@ def _controllers(options: str) -> list[str]:
         for option in options.split(",")
         if option not in _FLAGS and (option.startswith("name=") or "=" not in option)
     ]
-
-
-def _unescape(path: str) -> str:
-    for code, character in ((r"\040", " "), (r"\011", "\t"), (r"\012", "\n"), (r"\134", "\\")):
-        path = path.replace(code, character)
-    return path
 
 
 def _cpus(hierarchies: Hierarchies) -> str:

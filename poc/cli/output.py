@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import contextmanager
+
+from poc.cli.parse import VALUE, Option
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from typing import Any, TextIO
 
+    from poc.cli.template import Template
+
+FORMAT = Option(
+    "--format",
+    VALUE,
+    "table, json (one object a line), a Go template such as '{{.ID}}', or 'table TEMPLATE'",
+    metavar="FORMAT",
+    complete=("json", "table"),
+)
 _BOLD, _RED = "1", "31"
 
 
@@ -31,20 +41,6 @@ def complain(error: object, prefix: str = "Error") -> None:
         pass  # nobody listens; the exit code still tells
 
 
-@contextmanager
-def progress() -> Iterator[Callable[[str, int, int], object] | None]:
-    """What long calls of the library take to report to: a bar on stderr, or None where that is no terminal."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda text, done, total: bar.update(task, description=text, completed=done, total=total or None)
-
-
 def paint(text: str, colour: str, stream: TextIO) -> str:
     """``text`` in a colour where ``stream`` is a terminal and nobody has objected (https://no-color.org)."""
     if not stream.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
@@ -52,34 +48,92 @@ def paint(text: str, colour: str, stream: TextIO) -> str:
     return f"\033[{colour}m{text}\033[0m"
 
 
-def show(rows: Iterable[Mapping[str, Any]], columns: Sequence[tuple[str, str]], format: str | None) -> None:
+def show(
+    rows: Iterable[Mapping[str, Any]],
+    columns: Sequence[tuple[str, str]],
+    format: str | None,
+    headings: Mapping[str, Any] | None = None,
+) -> None:
     """Print a listing: ``rows`` are docker's keys and values, ``columns`` the heading and key of each table column.
 
-    ``format``: None or "table", or "json" for one object a line. Raises InvalidArgument.
+    ``format`` is docker's: None or "table"; "json", one object a line; a Go template, one line each; or "table" and a
+    template, whose headings are those of ``columns`` and ``headings``, by key. Raises TemplateError.
     """
-    if format == "json":
-        import json
+    if format in (None, "", "table"):
+        print(table([heading for heading, _ in columns], [[row[key] for _, key in columns] for row in rows]))
+    elif format == "json":
+        from poc.cli.template.functions import encode
 
         for row in rows:
-            print(json.dumps(row, sort_keys=True, separators=(",", ":")))
-    elif format in (None, "table"):
-        print(table([heading for heading, _ in columns], [[row[key] for _, key in columns] for row in rows]))
+            print(encode(dict(row)))
+    elif format.startswith("table"):
+        known = {key: heading for heading, key in columns}
+        _show_table(rows, format.removeprefix("table"), {**known, **(headings or {})})
     else:
-        from poc.errors import InvalidArgument
+        template = compiled(format)
+        for row in rows:
+            print(template.render(_fields(row)))
 
-        raise InvalidArgument(f"--format: {format!r} is neither 'table' nor 'json'")
+
+def show_object(value: Mapping[str, Any], format: str) -> None:
+    """Print one object as ``format`` says: "json", or a Go template. Raises TemplateError."""
+    from poc.cli.objects import structured
+
+    print(compiled("{{json .}}" if format == "json" else format).render(structured(value)))
+
+
+def _show_table(rows: Iterable[Mapping[str, Any]], format: str, headings: Mapping[str, Any]) -> None:
+    from poc.cli.template.functions import HEADING_FUNCTIONS
+
+    template = compiled(format)
+    first, *lines = [
+        template.render(_Headings(headings), HEADING_FUNCTIONS),
+        *(template.render(_fields(row)) for row in rows),
+    ]
+    cells = [text.split("\t") for line in lines for text in line.split("\n")]
+    width = max(len(row) for row in [first.split("\t"), *cells])
+    head = first.replace("\n", " ").split("\t")
+    print(table([*head, *[""] * (width - len(head))], [[*row, *[""] * (width - len(row))] for row in cells]))
+
+
+class _Headings(dict[str, "Any"]):
+    """What a placeholder is headed with: its own name where docker has nothing else."""
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self[key] if key in self else key.upper()
+
+
+def _fields(row: Mapping[str, Any]) -> Any:
+    from poc.cli.template import Struct
+
+    return Struct(sorted(row.items()))
+
+
+_compiled: dict[str, Template] = {}
+
+
+def compiled(format: str) -> Template:
+    r"""The template of a ``--format``, in which ``\t`` and ``\n`` stand for the characters. Raises TemplateError."""
+    from poc.cli.template import Template, TemplateError
+
+    if format not in _compiled:
+        try:
+            _compiled[format] = Template(format.strip(" ").replace(r"\t", "\t").replace(r"\n", "\n"))
+        except TemplateError as error:
+            raise TemplateError(f"template parsing error: {error}", parsing=True) from None
+    return _compiled[format]
+
+
+_NARROWEST = 7  # characters of a column; with the three blanks docker's tables have ten
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Left-aligned columns, three blanks apart as docker's."""
-    from tabulate import DataRow, TableFormat, tabulate
-
-    row = DataRow("", "   ", "")
-    plain = TableFormat(None, None, None, None, row, row, 0, None)
-    # As a row among others: what tabulate knows to be headings it makes wider than docker does.
-    text = tabulate([headings, *rows], tablefmt=plain, disable_numparse=True)
-    head, *lines = (line.rstrip() for line in text.splitlines())
-    return "\n".join([paint(head, _BOLD, sys.stdout), *lines])
+    columns = zip(headings, *rows, strict=True)
+    widths = [max(_NARROWEST, *map(len, column)) for column in columns]
+    lines = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in (headings, *rows)]
+    head, *others = ("   ".join(line).rstrip() for line in lines)
+    return "\n".join([paint(head, _BOLD, sys.stdout), *others])
 
 
 def ellipsis(text: str, width: int) -> str:
@@ -129,11 +183,20 @@ def _count(number: int, unit: str) -> str:
 
 def size(number: float) -> str:
     """Bytes as docker prints them: three digits, powers of 1000."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if float(f"{number:.3g}") < 1000:
-            return f"{number:.3g}{unit}"
-        number /= 1000
-    return f"{number:.3g}PB"
+    return _scaled(number, 1000, 3, ("B", "kB", "MB", "GB", "TB", "PB"))
+
+
+def binary_size(number: float) -> str:
+    """The same in powers of 1024, four digits."""
+    return _scaled(number, 1024, 4, ("B", "KiB", "MiB", "GiB", "TiB", "PiB"))
+
+
+def _scaled(number: float, base: int, digits: int, units: Sequence[str]) -> str:
+    for unit in units[:-1]:
+        if float(f"{number:.{digits}g}") < base:
+            return f"{number:.{digits}g}{unit}"
+        number /= base
+    return f"{number:.{digits}g}{units[-1]}"
 
 
 def window_size() -> tuple[int, int] | None:

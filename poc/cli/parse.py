@@ -33,13 +33,20 @@ class Option:
     """One option. ``names`` are separated by blanks; ``key`` is its attribute in `Args` (default: the long name).
 
     ``metavar`` stands for the value in the help; ``complete`` says what the shell offers: "container", "image",
-    "file", or a tuple of words.
+    "volume", "file", or a tuple of words. A flag that is ``on`` is so unless it is said to be false.
     """
 
-    __slots__ = ("complete", "help", "key", "kind", "metavar", "names")
+    __slots__ = ("complete", "help", "key", "kind", "metavar", "names", "on")
 
     def __init__(
-        self, names: str, kind: str, help: str, key: str = "", metavar: str = "", complete: str | Sequence[str] = ""
+        self,
+        names: str,
+        kind: str,
+        help: str,
+        key: str = "",
+        metavar: str = "",
+        complete: str | Sequence[str] = "",
+        on: bool = False,
     ) -> None:
         self.names = names.split()
         self.kind = kind
@@ -47,11 +54,12 @@ class Option:
         self.key = key or max(self.names, key=len)[2:].replace("-", "_")
         self.metavar = metavar
         self.complete = complete
+        self.on = on
 
     @property
     def default(self) -> Any:
         """What `Args` holds when the option is not given."""
-        return _DEFAULTS[self.kind]
+        return self.on or _DEFAULTS[self.kind]
 
 
 class Command:

@@ -1,16 +1,16 @@
 """The caller's side of an attached container: raw mode, the window's size, and signals that are passed on.
 
-The bytes themselves are pumped by the engine's attach session. `signal` is imported late: by now the monitor is
-forked, so that neither the start nor its memory pays for it.
+The bytes themselves are pumped by the engine's attach session.
 """
 
 from __future__ import annotations
 
 import os
-import signal
-from signal import Signals
 
+from poc._lean import signal
 from poc.cli.output import complain, window_size
+from poc.cli.parse import FLAG, VALUE, Option
+from poc.engine.attach import DETACHED
 from poc.errors import PocError
 
 TYPE_CHECKING = False
@@ -20,43 +20,73 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from poc.engine.attach import Exit, Session
-    from poc.engine.containers import Container
+    from poc.engine.container import Container
+    from poc.engine.execution import Execution
+
+DETACH_OPTION = Option(
+    "--detach-keys", VALUE, "Keys that let go of the container's terminal (default: ctrl-p,ctrl-q)", metavar="KEYS"
+)
+SIGNAL_OPTION = Option("--sig-proxy", FLAG, "Pass signals on (default: true), unless there is a terminal", on=True)
 
 # Left alone: what the kernel says to poc itself (its children, pipes and faults), and job control, which is
 # between the caller's shell and poc.
 _NOT_PASSED_ON = {
-    *(Signals.SIGKILL, Signals.SIGSTOP, Signals.SIGCHLD, Signals.SIGPIPE, Signals.SIGURG, Signals.SIGWINCH),
-    *(Signals.SIGSEGV, Signals.SIGBUS, Signals.SIGFPE, Signals.SIGILL),
-    *(Signals.SIGTSTP, Signals.SIGTTIN, Signals.SIGTTOU, Signals.SIGCONT),
+    *(signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGPIPE, signal.SIGURG, signal.SIGWINCH),
+    *(signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL),
+    *(signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCONT),
 }
 
 
-def attach(container: Container, session: Session, stdin: bool, tty: bool) -> int:
-    """Connect the caller's terminal or pipes with a container until it ends; returns its exit code.
+def attach(
+    container: Container | Execution,
+    session: Session | Execution,
+    stdin: bool,
+    tty: bool,
+    keys: bytes,
+    signals: bool = True,
+    redraw: bool = False,
+    outputs: tuple[int, int] = (1, 2),
+) -> int | None:
+    """Connect the caller's terminal or pipes with a container, or a program in one, until it ends; its exit code.
 
     With a terminal at both ends, keys such as ctrl-c reach the container as bytes, and a signal to poc ends poc
-    alone, the terminal restored. Otherwise signals go on to the container. Raises PocError if its monitor is killed.
+    alone, the terminal restored. Otherwise ``signals`` go on to the container. None after ``keys``, which the
+    container's terminal must have. With ``redraw`` the program is made to show again what is on its screen.
+    ``outputs`` are where its stdout and stderr go. Raises PocError if its monitor is killed.
     """
     raw = stdin and tty and os.isatty(0)
     handlers: dict[int, Callable[[int, FrameType | None], object]] = {}
     if raw:
         handlers = dict.fromkeys((signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT), _leave)
-    else:
+    elif signals:
         # Not through the session: input that the container does not read would keep them waiting.
         handlers = dict.fromkeys(_passed_on(), lambda number, _: _signal(container, number))
     if tty:
         handlers[signal.SIGWINCH] = lambda *_: _resize(session)
     previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    signal.set_wakeup_fd(session.wake, warn_on_full_buffer=False)
     restore = _make_raw(0) if raw else None
     try:
         if tty:
-            _resize(session)
-        return _report(session.run(0 if stdin else None, 1, 2))
+            _resize(session, redraw)
+        end = session.run(0 if stdin else None, *outputs, keys if tty else b"")
+        if end is None:
+            _clear_up(container)
+        return None if end is DETACHED else _report(end)
     finally:
         if restore:
             restore()
+        signal.set_wakeup_fd(-1)
         for number, handler in previous.items():
             signal.signal(number, handler or signal.SIG_DFL)
+
+
+def _clear_up(container: Container | Execution) -> None:
+    """After a monitor that was killed; whoever waits for the container does that."""
+    try:
+        container.wait()
+    except (PocError, OSError):
+        pass  # removed with it, or the next command's task
 
 
 def _report(end: Exit | None) -> int:
@@ -78,15 +108,17 @@ def _passed_on() -> list[int]:
     ]
 
 
-def _signal(container: Container, number: int) -> None:
+def _signal(container: Container | Execution, number: int) -> None:
     try:
         container.kill(number)
     except PocError:
         pass  # it has just ended
 
 
-def _resize(session: Session) -> None:
+def _resize(session: Session | Execution, redraw: bool = False) -> None:
     if size := window_size():
+        if redraw:
+            session.resize(size[0] + 1, size[1] + 1)  # a size that stays the same is no news to it
         session.resize(*size)
 
 

@@ -19,11 +19,25 @@ from poc.cli.output import complain
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from poc import Engine
+
 
 class WrongCount(click.UsageError):
     """Too many arguments or too few: docker ends with 1, with 125 for a wrong flag."""
 
     exit_code = 1
+
+
+class Verbs(click.Group):
+    """docker's help: what manages one kind of object, then the commands."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        groups = {name: found for name, found in self.commands.items() if isinstance(found, click.Group)}
+        others = {name: found for name, found in self.commands.items() if name not in groups}
+        for title, found in (("Management Commands", groups), ("Commands", others)):
+            if found:
+                with formatter.section(title):
+                    formatter.write_dl([(name, found[name].get_short_help_str(80)) for name in sorted(found)])
 
 
 class LazyCommand(click.Command):
@@ -90,9 +104,12 @@ def _root() -> click.Group:
             *groups, last = name.split()
             parent = root
             for group in groups:
-                parent = parent.commands.setdefault(group, _group(group, help=f"Manage {group}s"))  # type: ignore[assignment]
+                parent = parent.commands.setdefault(group, _group(group, help=_GROUPS.get(group, f"Manage {group}s")))  # type: ignore[assignment]
             parent.add_command(LazyCommand(last, summary, lambda verb=verb: load(verb).COMMAND))  # type: ignore[misc]
     return root
+
+
+_GROUPS = {"system": "Manage poc itself"}
 
 
 def _group(name: str, **options: Any) -> click.Group:
@@ -104,7 +121,7 @@ def _group(name: str, **options: Any) -> click.Group:
             click.echo(context.get_help())
 
     metavar = "COMMAND [ARG...]"
-    return click.Group(name, callback=answer, invoke_without_command=True, subcommand_metavar=metavar, **options)
+    return Verbs(name, callback=answer, invoke_without_command=True, subcommand_metavar=metavar, **options)
 
 
 def _never(**values: Any) -> None:
@@ -144,7 +161,7 @@ def _option(option: parse.Option) -> click.Option:
 
 
 def _complete(what: str | Sequence[str], many: bool = True) -> Callable[..., list[CompletionItem]]:
-    """A completer for containers, images, files, or given words; ``many``: also after the first argument."""
+    """A completer for containers, images, volumes, files, or given words; ``many``: also after the first argument."""
 
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         if what in ("file", "dir"):
@@ -162,12 +179,18 @@ def _words(ctx: click.Context, what: str | Sequence[str]) -> Sequence[str]:
         return what
     from poc import Engine
 
+    kinds = ("container", "image", "network", "volume") if what == "object" else (what,)
     try:
         engine = Engine(ctx.find_root().params.get("root"))
-        if what == "container":
-            return [container.name for container in engine.containers.list(all=True)]
-        if what == "image":
-            return [reference for image in engine.images.list() for reference in image.references]
+        return [name for kind in kinds for name in _NAMES[kind](engine)]
     except Exception:
         pass  # not root, or a store that can't be read
     return []
+
+
+_NAMES: dict[str, Callable[[Engine], Sequence[str]]] = {
+    "container": lambda engine: [container.name for container in engine.containers.list(all=True)],
+    "image": lambda engine: [reference for image in engine.images.list() for reference in image.references],
+    "network": lambda engine: [network.name for network in engine.networks.list()],
+    "volume": lambda engine: [volume.name for volume in engine.volumes.list()],
+}

@@ -2,22 +2,27 @@
 
 Docker's attach framing, one byte of kind, three of nothing, four of length (big-endian), the payload::
 
-    to the monitor     STDIN bytes · STDIN_END · RESIZE {rows, columns} · OUTPUT_END {stream}: nobody reads it any more
+    to the monitor     ATTACH {stdin}: the first thing said by who comes later; does stdin end with it? · STDIN bytes ·
+                       STDIN_END · RESIZE {rows, columns} · OUTPUT_END {stream}: nobody reads it any more
     from the monitor   STARTED {warnings} · FAILED {failure, text} · STDOUT bytes · STDERR bytes ·
                        EXITED {exit_code, oom_killed}
+
+GONE is never said: it stands for the end of a connection.
 """
 
 from __future__ import annotations
 
-import json
 import struct
+
+from poc._lean import json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-STDIN, STDOUT, STDERR, STDIN_END, RESIZE, OUTPUT_END, STARTED, FAILED, EXITED = range(9)
+STDIN, STDOUT, STDERR, STDIN_END, RESIZE, OUTPUT_END, STARTED, FAILED, EXITED, ATTACH, GONE = range(11)
+NAMES = {STDOUT: "stdout", STDERR: "stderr"}
 _HEADER = struct.Struct(">B3xI")
 
 

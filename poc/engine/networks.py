@@ -9,13 +9,12 @@ from __future__ import annotations
 import _thread
 import fcntl
 import gc
-import json
 import os
-import signal
 
 import prctl
 
 from poc import _fs, net
+from poc._lean import json, signal
 from poc.errors import SetupError
 from poc.namespaces import fork, reap, run_and_exit
 from poc.net import addresses
@@ -24,7 +23,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from poc.engine.network import Network
     from poc.engine.store import Paths
+
+    Found = list["Network"]
+
+
+_GUEST = "guest"
 
 
 class Networks:
@@ -62,12 +67,47 @@ class Networks:
         bridge = net.Bridge.establish(name, table)
         _fs.write_json(self._file(), {"name": name, "table": table, "subnet": bridge.subnet.text}, sync=True)
 
+    def get(self, name: str) -> Network:
+        """The network of this name, or with this id. Raises NetworkNotFound."""
+        from poc.engine.network import get
+
+        return get(self._paths, name)
+
+    def list(self) -> Found:
+        """All networks, by name."""
+        from poc.engine.network import every
+
+        return every(self._paths)
+
+    def made(self) -> float:
+        """When the store's bridge was made, in Unix seconds; 0 when it was not."""
+        try:
+            return os.stat(self._file()).st_mtime
+        except FileNotFoundError:
+            return 0.0
+
+    def known(self) -> net.Bridge | None:
+        """The store's bridge, if it has one already."""
+        try:
+            return self._load()
+        except FileNotFoundError:
+            return None
+
     def leases(self) -> net.Leases:
         """The leases of the store's bridge. Raises FileNotFoundError when it has none yet."""
         return net.Leases(self._paths.leases, self._load().subnet.text)
 
+    def note_guest(self, id: str) -> None:
+        """Another container comes to use the network of this one, which runs. Raises FileNotFoundError."""
+        os.close(os.open(self._paths.runtime(id, _GUEST), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
     def release(self, id: str) -> None:
-        """Free the address of a container, if it has one. The link goes with the network namespace."""
+        """Free the address of a container, if it has one. The link goes with the network namespace.
+
+        Unless others are in there: then it is taken away from them, or two containers would have one address.
+        """
+        if os.path.exists(self._paths.runtime(id, _GUEST)):
+            Helper(lambda _: net.remove_link(net.host_interface_name(id))).wait()
         addresses.release(self._paths.leases, id)
 
     def ensure(self) -> None:
@@ -204,11 +244,13 @@ def _load_netlink() -> None:
 class Attachment:
     """One container on the bridge: its address, leased at once, and its link, made while it mounts."""
 
-    __slots__ = ("_bridge", "_helper", "_id", "_internal", "_leases", "address")
+    __slots__ = ("_bridge", "_hardware", "_helper", "_id", "_internal", "_leases", "address")
 
-    def __init__(self, networks: Networks, id: str, internal: bool) -> None:
+    def __init__(self, networks: Networks, id: str, internal: bool, hardware: str = "") -> None:
+        """``hardware`` is the MAC address that is wished for."""
         self._id = id
         self._internal = internal
+        self._hardware = hardware
         self._bridge = networks.bridge()
         self._leases = networks.leases()
         self.address = self._leases.acquire(id, internal)
@@ -219,7 +261,8 @@ class Attachment:
             namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             raise SetupError("the container's process was killed while it was connected", "network") from None
-        return self._bridge.attach(namespace, net.host_interface_name(self._id), self.address, self._internal)
+        name = net.host_interface_name(self._id)
+        return self._bridge.attach(namespace, name, self.address, self._internal, self._hardware)
 
     def begin(self, pid: int) -> None:
         """The container's process, and with it its network namespace, is there."""

@@ -7,20 +7,27 @@ so whoever finds one of them that nobody has locked can finish: at any step, als
 
 from __future__ import annotations
 
-import json
 import os
 import time
 
 from poc import _fs
-from poc.cgroups import Cgroup
+from poc._lean import json
+from poc.cgroups import Cgroup, claim
+from poc.engine import events, logs
 from poc.engine.store import Lock, listed, read_optional
 from poc.errors import Conflict, PocError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
     from poc.engine import Engine
 
 KILLED = 137
+_PARENTS = "parents"  # the file
+_GONE = "container.json.gone"  # that of one which does not exist any more
+ANONYMOUS = "volumes.json"  # the names of its anonymous volumes, as long as they are to go with it
 _ROOM = 1024  # bytes; more than a file system keeps in the inode, so that the file has a block of its own
 
 
@@ -31,7 +38,7 @@ class Status:
     it ended: a monitor killed, a power cut. And the end finds room then, however full the disk is.
     """
 
-    __slots__ = ("error", "exit_code", "finished_at", "oom_killed", "started_at")
+    __slots__ = ("error", "exit_code", "finished_at", "oom_killed", "restarts", "started_at")
 
     def __init__(
         self,
@@ -40,37 +47,47 @@ class Status:
         started_at: float = 0.0,
         finished_at: float = 0.0,
         error: str = "",
+        restarts: int = 0,
     ) -> None:
         self.exit_code = exit_code
         self.oom_killed = oom_killed
         self.started_at = started_at
         self.finished_at = finished_at
         self.error = error
+        self.restarts = restarts
 
     @classmethod
-    def begun(cls, started_at: float) -> Status:
+    def begun(cls, started_at: float, restarts: int = 0) -> Status:
         """Started, and as long as nothing else is written: killed together with its monitor."""
-        return cls(KILLED, False, started_at, error="its monitor was killed")
+        return cls(KILLED, False, started_at, error="its monitor was killed", restarts=restarts)
 
     def as_text(self) -> str:
         return json.dumps({name: getattr(self, name) for name in self.__slots__}).ljust(_ROOM)
 
 
-def cgroup_path(id: str) -> str:
-    """Where a container's cgroup is, below the root of each hierarchy."""
-    return f"poc-{id}"
+def cgroup_path(id: str, parent: str = "") -> str:
+    """Where a container's cgroup is, below the root of each hierarchy; ``parent`` is what the user asked for."""
+    return f"{parent}/poc-{id}" if parent else f"poc-{id}"
 
 
-def conclude(engine: Engine, id: str, status: Status, remove: bool) -> None:
-    """Keep how a run ended, of which only the runtime directory is left; the container's lock is held."""
-    _keep(engine.paths.container(id, "status.json"), status, in_place=remove)
+def conclude(engine: Engine, id: str, status: Status, remove: bool, tell: Callable[[], None]) -> None:
+    """Keep how a run ended, of which only the runtime directory is left; the container's lock is held.
+
+    ``tell`` emits the events of that: whoever hears of them finds it ended.
+    """
+    keep(engine.paths.container(id, "status.json"), status, in_place=remove)
+    tell()
     if remove:
+        logs.await_readers(engine.paths.container(id, "followers"))
         delete(engine, id)
     _fs.remove_tree(engine.paths.runtime(id))
 
 
-def _keep(path: str, status: Status, in_place: bool) -> None:
-    """In place, whoever has the file open reads it even when it is deleted right away (`Container.wait`)."""
+def keep(path: str, status: Status, in_place: bool) -> None:
+    """Write how a run ended.
+
+    In place, whoever has the file open reads it even when it is deleted right away (`Container.wait`).
+    """
     try:
         if not in_place:
             _fs.write_atomic(path, status.as_text())
@@ -83,39 +100,93 @@ def _keep(path: str, status: Status, in_place: bool) -> None:
         pass  # it never started, and there is no room to say why; the rest is cleared away all the same
 
 
-def end_processes(id: str) -> None:
+def cgroup(id: str, parent: str = "") -> Cgroup:
+    """A container's cgroup, which need not exist."""
+    return Cgroup(cgroup_path(id, parent), tidy=True)
+
+
+def note_parents(engine: Engine, id: str, group: Cgroup) -> None:
+    """Before a start: which of the groups above the container's are not there, and will be ours."""
+    _fs.write_json(engine.paths.runtime(id, _PARENTS), {"missing": group.missing_parents()})
+
+
+def end_processes(id: str, parent: str = "") -> None:
     """Kill whatever still runs in a container's cgroup, and remove that; content when it is gone."""
-    group = Cgroup(cgroup_path(id))
-    if group.exists():
-        group.kill()
-        group.remove()
+    cgroup(id, parent).end()
 
 
 def delete(engine: Engine, id: str) -> None:
-    """Delete a stopped container, whose lock is held, or what there is of one; its name becomes free."""
+    """Delete a stopped container, whose lock is held, or what there is of one; its name becomes free.
+
+    With it go its anonymous volumes, unless they are to be kept (`poc.engine.volumes`).
+    """
     directory = engine.paths.container(id)
     record = read_optional(f"{directory}/container.json")
     # Without this file it does not exist any more, so it goes first, and the name right after it.
-    _fs.remove_file(f"{directory}/container.json")
+    if record:
+        os.rename(f"{directory}/container.json", f"{directory}/{_GONE}")
     for name in [record["name"]] if record else listed(engine.paths.names):
         free_name(engine, name, id)
+    _release_volumes(engine, id)
+    if record or (record := _destroyed(engine, id)):
+        events.emit_container(engine.paths, record, "destroy")
     _fs.remove_tree(directory)
+
+
+def _release_volumes(engine: Engine, id: str) -> None:
+    points = read_optional(engine.paths.container(id, _GONE)).get("mounts", ())
+    if points or os.path.exists(engine.paths.container(id, ANONYMOUS)):
+        from poc.engine import mounting
+
+        mounting.release(engine.paths, id, points)
+
+
+def _destroyed(engine: Engine, id: str) -> dict[str, Any]:
+    """What was asked of a container whose deletion was cut off before anybody was told, else {}."""
+    record = read_optional(engine.paths.container(id, _GONE))
+    if record:
+        from poc.engine import history
+
+        if history.last_action(engine.paths, id, ("create", "destroy")) == "destroy":
+            return {}
+    return record
 
 
 def free_name(engine: Engine, name: str, id: str) -> None:
     """Give a name back if it is this container's. Raises Conflict when another command blocks all names."""
     path = engine.paths.name(name)
     try:
-        # Names are taken without a lock, but only where there is none; with all who free one taking turns,
-        # what is read here is what is unlinked.
-        lock = Lock.take(engine.paths.names)
-        if lock is None:
-            raise Conflict(f"{engine.paths.names} is being used by another command")
-        with lock:
+        with lock_names(engine):
             if os.readlink(path) == id:
                 os.unlink(path)
     except FileNotFoundError:
         pass  # freed already
+
+
+def lock_names(engine: Engine) -> Lock:
+    """For who frees a name or changes one: names are taken without a lock, but only where there is none.
+
+    What is read under it is what is unlinked. Raises Conflict, and FileNotFoundError.
+    """
+    lock = Lock.take(engine.paths.names)
+    if lock is None:
+        raise Conflict(f"{engine.paths.names} is being used by another command")
+    return lock
+
+
+def free_stale_name(engine: Engine, name: str) -> None:
+    """A command that was killed may have left a name to a container that never came to be, or has another one."""
+    path = engine.paths.name(name)
+    try:
+        with lock_names(engine):
+            owner = os.readlink(path)
+            record = read_optional(engine.paths.container(owner, "container.json"))
+            if record and record["name"] != name:
+                os.unlink(path)
+    except FileNotFoundError:
+        return
+    if not record:
+        recover(engine, owner)
 
 
 def recover(engine: Engine, id: str) -> bool:
@@ -141,20 +212,54 @@ def finish(engine: Engine, id: str) -> None:
     ran = os.path.exists(engine.paths.runtime(id))
     remove = not record or (ran and record["config"].get("remove", False))
     if ran:
-        end_processes(id)
+        if os.path.exists(bundle := engine.paths.runtime(id, "runtime")):
+            from poc.engine import foreign
+
+            foreign.forget(bundle, id)
+        claim(read_optional(engine.paths.runtime(id, _PARENTS)).get("missing", ()))
+        # Without its record it was being deleted: its cgroup had gone before.
+        end_processes(id, record["config"].get("cgroup_parent", "") if record else "")
         engine.networks.release(id)
-        _note_killed(engine.paths.container(id, "status.json"), in_place=remove)
+        _note_killed(engine, id, record)
+        if not remove:
+            _keep_health(engine, id)
     if remove:
         delete(engine, id)
     _fs.remove_tree(engine.paths.runtime(id))
 
 
-def _note_killed(path: str, in_place: bool) -> None:
+def _keep_health(engine: Engine, id: str) -> None:
+    """What its monitor last knew of that; docker calls unhealthy what does not run."""
+    if health := read_optional(engine.paths.runtime(id, "health.json")):
+        try:
+            _fs.write_json(engine.paths.container(id, "health.json"), {**health, "Status": "unhealthy"})
+        except OSError:
+            pass  # a full disk
+
+
+def _note_killed(engine: Engine, id: str, record: dict[str, Any]) -> None:
     """Complete what was written at the start; how the run before ended, or this one if it did, stays as it is."""
+    path = engine.paths.container(id, "status.json")
     status = Status(**read_optional(path))
-    if status.started_at and not status.finished_at:
+    if not status.started_at:
+        return
+    if not status.finished_at:
         status.finished_at = time.time()
-        _keep(path, status, in_place)
+        keep(path, status, in_place=not record or record["config"].get("remove", False))
+    if record:
+        _emit_death(engine, record, status)
+
+
+def _emit_death(engine: Engine, record: dict[str, Any], status: Status) -> None:
+    """Unless its monitor lived to say so, or was killed before it said that the program had started."""
+    from poc.engine import history
+
+    if history.last_action(engine.paths, record["id"], ("start", "die")) == "start":
+        events.emit_container(engine.paths, record, "die", exitCode=status.exit_code)
+        if record.get("mounts"):
+            from poc.engine import mounting
+
+            mounting.emit(engine.paths, record["id"], record["mounts"], "unmount")
 
 
 def recover_all(engine: Engine) -> None:

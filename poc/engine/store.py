@@ -3,11 +3,15 @@
     <data>/containers/<id>/container.json   what the user asked; written last: with it the container exists
                            config.json      the OCI configuration
                            status.json      how it last ended, or that it was started
+                           stopped          it was stopped by hand, and not started since
                            upper/ work/ rootfs/ <id>-json.log
     <data>/names/<name>                     a symlink to the id: made exclusively, it is the name's lock
     <run>/<id>/                             made before anything else of a run, removed after it
                state.json                   pids with their start times, from the moment its program runs
+               attach                       the socket of `poc.engine.clients`
                hosts hostname resolv.conf   bound into the container
+               guest parents                others use its network; cgroups above its own that it will make
+               runtime/                     what another runtime keeps of it (`poc.engine.foreign`)
     <run>/leases/                           addresses
 
 One lock per container: an flock(2) on its directory, held by whoever creates, runs or removes it. The
@@ -21,11 +25,11 @@ so that nothing that a new container needs goes while it is made.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import time
 
 from poc import _fs
+from poc._lean import json
 from poc.errors import Conflict, ContainerNotFound
 
 TYPE_CHECKING = False
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
+STOPPED = "stopped"
 _SYSTEM = ("/var/lib/poc", "/run/poc")
 PATIENCE = 10.0  # seconds to wait for another command that holds a container's lock
 _ATTEMPTS, _WRITE_TIME = 5, 0.002  # seconds
@@ -74,6 +79,13 @@ class Paths:
     def names(self) -> str:
         return f"{self.data}/names"
 
+    @property
+    def volumes(self) -> str:
+        return f"{self.data}/volumes"
+
+    def volume(self, name: str) -> str:
+        return f"{self.volumes}/{name}"
+
     def share(self) -> Lock:
         """Make the directories, and keep the store from being pruned until the lock is released. Raises Conflict."""
         while True:
@@ -105,7 +117,12 @@ class Paths:
     def make(self) -> None:
         """Make the directories; 0700, because what containers wrote must not be reachable by the host's users."""
         for directory in (f"{self.data}/containers", self.names, self.leases, self.cache):
-            os.makedirs(directory, 0o700, exist_ok=True)
+            try:
+                os.mkdir(directory, 0o700)
+            except FileExistsError:
+                pass  # as nearly always
+            except FileNotFoundError:
+                os.makedirs(directory, 0o700, exist_ok=True)
         os.chmod(self.data, 0o711)
 
     def has(self, id: str) -> bool:
@@ -120,15 +137,19 @@ class Paths:
         return (id for id in listed(f"{self.data}/containers") if self.has(id))
 
     def find(self, reference: str) -> str:
-        """The id for a name, an id or a unique prefix of one. Raises ContainerNotFound, or Conflict when ambiguous."""
-        if reference and "/" not in reference and "\0" not in reference:
+        """The id for a name, an id or a unique prefix of one. Raises ContainerNotFound, or Conflict when ambiguous.
+
+        A name may begin with a slash, as inspect shows it.
+        """
+        wanted = reference.removeprefix("/")
+        if wanted and "/" not in wanted and "\0" not in wanted:
             try:
-                return os.readlink(self.name(reference))
+                return os.readlink(self.name(wanted))
             except OSError:
                 pass  # not a name
-            matches = [id for id in self.ids() if id.startswith(reference)]
+            matches = [id for id in self.ids() if id.startswith(wanted)]
             if len(matches) > 1:
-                raise Conflict(f"the id prefix {reference} is ambiguous: {len(matches)} containers have it")
+                raise Conflict(f"the id prefix {wanted} is ambiguous: {len(matches)} containers have it")
             if matches:
                 return matches[0]
         raise ContainerNotFound(reference)
@@ -189,17 +210,6 @@ def _flock(fd: int, kind: int, patience: float) -> bool:
             if time.monotonic() >= deadline:
                 return False
         time.sleep(0.005)
-
-
-def is_alive(process: list[int] | None) -> bool:
-    """Is the process with this pid *and* this start time still there?"""
-    return process is not None and _fs.process_start_time(process[0]) == process[1]
-
-
-def identity(pid: int) -> list[int] | None:
-    """[pid, start time], to be recognised by `is_alive`."""
-    started = _fs.process_start_time(pid)
-    return None if started is None else [pid, started]
 
 
 def read_optional(path: str) -> dict[str, Any]:

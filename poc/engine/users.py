@@ -50,6 +50,11 @@ def resolve(text: str, passwd: bytes, group: bytes) -> User:
     return User(uid, gid, [number for number in member_of if number != gid], home)
 
 
+def group_ids(names: Sequence[str], group: bytes) -> list[int]:
+    """The groups of these names or numbers. Raises InvalidArgument for an unknown name."""
+    return [_group_id(name, group) for name in names]
+
+
 def _group_id(name: str, group: bytes) -> int:
     found = _find(group, 4, name)
     if found is None and not _is_number(name):

@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from poc import _fs, errors
-from poc.images import archive, content
+from poc.images import archive, content, references
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -44,7 +44,8 @@ SOURCES = (*IN_ORDER, "tar", "dir")
 _KEYS = os.path.join(os.path.dirname(__file__), "keys")  # Ubuntu's: 2018, fingerprint …871920D1991BC93C
 _APT_HELPER = "/usr/lib/apt/apt-helper"
 _REACH_SECONDS = 4
-_LISTEN_SECONDS, _PATIENCE_SECONDS = 3, 600
+_LISTEN_SECONDS, _SUSPICIOUS_SECONDS, _PATIENCE_SECONDS = 3, 30, 600
+_LEAST_ROOM = 64 << 20  # bytes; no step of mmdebstrap's can do with less
 _STEPS = 400  # Get, Unpacking and Setting up of some 130 packages: an estimate, apt knows their number only late
 _STEP = re.compile(r"Get:|Unpacking |Setting up ")
 
@@ -104,6 +105,21 @@ def make_base(store: Store, source: str | None = None, argument: str | None = No
         if image.distribution and image.distribution not in image.references:
             store.tag(NAME, image.distribution)
         return store.get(NAME)
+
+
+def make_of_packages(store: Store, reference: str, packages: Sequence[str], progress: Progress = None) -> Image:
+    """An image of the base image's packages and ``packages``, from the archives that `make_base` looks for.
+
+    What the reference named before is replaced. Raises OSError, and Unsupported where there is no such archive.
+    """
+    store.clean()
+    with _turn(store, progress):
+        try:
+            return _from_bootstrap(
+                store, progress, references.normalize(reference), list(dict.fromkeys((*PACKAGES, *packages)))
+            )
+        except _Unavailable as reason:
+            raise errors.Unsupported(f"no image {reference} could be made ({reason})") from None
 
 
 def summary(image: Image) -> str:
@@ -168,7 +184,7 @@ def _from_registry(store: Store, progress: Progress) -> Image:
     raise _Unavailable("images from a registry are not supported yet")
 
 
-def _from_bootstrap(store: Store, progress: Progress) -> Image:
+def _from_bootstrap(store: Store, progress: Progress, name: str = NAME, packages: Sequence[str] = PACKAGES) -> Image:
     _need("mmdebstrap", "apt-get install mmdebstrap")
     reasons: list[str] = []
     for find in (_ubuntu_archive, _host_archive):
@@ -176,7 +192,9 @@ def _from_bootstrap(store: Store, progress: Progress) -> Image:
         try:
             with store.work() as work:
                 found = find(work)
-                return _bootstrap(store, work, found, ", ".join(reasons) or f"made from {found.name}", progress)
+                _run_mmdebstrap(work, rootfs := work.rootfs(), found, packages, progress)
+                origin = ", ".join(reasons) or f"made from {found.name}"
+                return _adopt(store, rootfs, name, origin, progress)
         except _Unavailable as reason:
             reasons.append(str(reason))
     raise _Unavailable(", ".join(reasons))
@@ -225,18 +243,16 @@ def _host_archive(_: Work) -> _Archive:
     return _Archive("this host's apt sources", release, list(files), [f"--hook-dir={_MERGED_USR}"] if merge else [])
 
 
-def _bootstrap(store: Store, work: Work, found: _Archive, origin: str, progress: Progress) -> Image:
-    rootfs = work.rootfs()
-    _run_mmdebstrap(work, rootfs, found, progress)
+def _adopt(store: Store, rootfs: str, name: str, origin: str, progress: Progress) -> Image:
     _tell(progress, "storing the image", _STEPS)
     _finish(rootfs)
-    return store.adopt(rootfs, archive.digest_of(rootfs), NAME, source="bootstrap", origin=origin)
+    return store.adopt(rootfs, archive.digest_of(rootfs), name, source="bootstrap", origin=origin)
 
 
-def _run_mmdebstrap(work: Work, rootfs: str, found: _Archive, progress: Progress) -> None:
+def _run_mmdebstrap(work: Work, rootfs: str, found: _Archive, wanted: Sequence[str], progress: Progress) -> None:
     options = os.path.join(work.path, "apt.conf")
     _fs.write_atomic(options, _apt_configuration())
-    packages = ("apt", *PACKAGES, *(["ca-certificates"] if _uses_https(found) else []))
+    packages = ("apt", *wanted, *(["ca-certificates"] if _uses_https(found) else []))
     command = (
         *(*_CONFINED, *_MMDEBSTRAP, f"--include={','.join(packages)}", f"--aptopt={options}"),
         *(*found.options, found.release, rootfs, *found.sources),
@@ -295,7 +311,8 @@ def _lines(process: subprocess.Popen[bytes], place: str) -> Iterator[str]:
     while True:
         if not poll.poll(1000 * _LISTEN_SECONDS):
             silence += _LISTEN_SECONDS
-            if _is_full(place):
+            # apt may also take back what it could not write whole, and hang: little room and silence mean the same.
+            if _is_full(place, 1 << 20 if silence < _SUSPICIOUS_SECONDS else _LEAST_ROOM):
                 raise OSError(errno.ENOSPC, f"mmdebstrap in {place}: No space left on device")
             if silence >= _PATIENCE_SECONDS:
                 raise errors.PocError(f"mmdebstrap has said nothing for {silence} seconds")
@@ -308,9 +325,9 @@ def _lines(process: subprocess.Popen[bytes], place: str) -> Iterator[str]:
         yield from (line.decode("utf-8", "replace").strip() for line in lines)
 
 
-def _is_full(place: str) -> bool:
+def _is_full(place: str, room: int) -> bool:
     disk = os.statvfs(place)
-    return disk.f_bfree * disk.f_frsize < 1 << 20 or (disk.f_files > 0 and disk.f_ffree == 0)
+    return disk.f_bfree * disk.f_frsize < room or (disk.f_files > 0 and disk.f_ffree == 0)
 
 
 def _apt_configuration() -> str:

@@ -33,7 +33,7 @@ def describe(rootfs: str, layer: str, config: dict[str, Any] | None) -> dict[str
         return {
             "layers": [layer.removeprefix("sha256:")],
             "size": disk_usage(rootfs),
-            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "created": now(),
             "architecture": architecture(),
             "os": "linux",
             "config": {**defaults, **(config or {})},
@@ -43,15 +43,41 @@ def describe(rootfs: str, layer: str, config: dict[str, Any] | None) -> dict[str
         os.close(directory)
 
 
-def write_config(blobs: str, details: dict[str, Any]) -> dict[str, Any]:
-    """Write the image configuration for ``details`` as a blob; the record with the id that follows from it."""
+def write_config(
+    blobs: str, details: dict[str, Any], step: dict[str, Any] | None = None, base: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Write the image configuration for ``details`` as a blob; the record with the id that follows from it.
+
+    ``step`` is what the history says of the last layer (image-spec: created_by, author, comment, empty_layer), and
+    ``base`` the configuration of the image below it.
+    """
     configuration = {key: details[key] for key in ("created", "architecture", "os", "config")}
     configuration["rootfs"] = {"type": "layers", "diff_ids": [f"sha256:{layer}" for layer in details["layers"]]}
-    configuration["history"] = [{"created": details["created"], "created_by": f"poc {details['source'] or 'import'}"}]
+    said = {"created_by": f"poc {details['source'] or 'import'}", **(step or {})}
+    configuration["history"] = [
+        *((base or {}).get("history") or []),
+        {"created": details["created"], **{key: value for key, value in said.items() if value}},
+    ]
+    if said.get("author"):
+        configuration["author"] = said["author"]
     blob = json.dumps(configuration, separators=(",", ":"), sort_keys=True).encode()
     digest = hashlib.sha256(blob).hexdigest()
     _fs.write_atomic(os.path.join(blobs, digest), blob, sync=True)
     return {"id": f"sha256:{digest}", **details}
+
+
+def read_config(blobs: str, identifier: str) -> dict[str, Any]:
+    """The image configuration of this id; {} when it is not there."""
+    try:
+        configuration: dict[str, Any] = _fs.read_json(os.path.join(blobs, identifier.removeprefix("sha256:")))
+    except FileNotFoundError:
+        return {}
+    return configuration
+
+
+def now() -> str:
+    """RFC 3339, for ``created``."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def distribution(directory: int) -> str:

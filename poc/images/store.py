@@ -88,6 +88,27 @@ class Image:
         what = f"is an alias of {self.distribution}" if self.distribution else "does not say what system it is"
         return f"ubuntu {what} ({self.origin})"
 
+    def named(self, references: Names) -> Image:
+        """The same, of which only these references are of interest."""
+        image = Image.__new__(Image)
+        for slot in self.__slots__:
+            setattr(image, slot, getattr(self, slot))
+        image._references = references
+        return image
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """docker's ``inspect`` object."""
+        from poc.images.description import describe
+
+        return describe(self, self._store.blobs)
+
+    @property
+    def tagged(self) -> str:
+        """When it was given a reference last, RFC 3339; "" when it has none."""
+        times = [self._store.tagged(name) for name in self.references]
+        return max(times, default="")
+
     @property
     def complete(self) -> bool:
         """Whether every layer is there."""
@@ -194,6 +215,17 @@ class Store:
                 result.setdefault(identifier, []).append(references.from_file_name(entry))
         return result
 
+    def tagged(self, reference: str) -> str:
+        """When this reference was given, RFC 3339; "" when it is gone."""
+        path = os.path.join(self.named, references.file_name(reference))
+        try:
+            seconds = os.lstat(path).st_mtime
+        except FileNotFoundError:
+            return ""
+        import time
+
+        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
     def _load(self, path: str) -> Image | None:
         try:
             return Image(self, _fs.read_json(path))
@@ -231,20 +263,22 @@ class Store:
         *,
         source: str = "",
         origin: str = "",
+        step: dict[str, Any] | None = None,
     ) -> Image:
         """Make an image of a rootfs tarball: a path or a binary file, plain or gzip, bzip2, xz, zstd.
 
         ``config`` overrides keys of the default configuration (PATH, and bash or sh as the command); ``source`` and
-        ``origin`` as in `Image`. Adding the same again is the same image. Raises InvalidArgument and OSError as
+        ``origin`` as in `Image`, ``step`` what its history says (`content.write_config`). Without a ``reference``, ""
+        it has none. Adding the same again is the same image. Raises InvalidArgument and OSError as
         `archive.unpack` does; nothing is left then.
         """
         from poc.images import archive
 
-        reference = references.normalize(reference)
+        reference = references.normalize(reference) if reference else ""
         with self.work() as work:
             rootfs = work.rootfs()
             layer = archive.unpack(file, rootfs, progress, keep=(work.fd,))
-            return self.adopt(rootfs, layer, reference, config, source=source, origin=origin)
+            return self.adopt(rootfs, layer, reference, config, source=source, origin=origin, step=step)
 
     def add_directory(
         self,
@@ -276,6 +310,7 @@ class Store:
         *,
         source: str = "",
         origin: str = "",
+        step: dict[str, Any] | None = None,
     ) -> Image:
         """Move a finished rootfs from a work directory into the store as a one-layer image.
 
@@ -286,12 +321,46 @@ class Store:
         details = content.describe(rootfs, layer, config) | {"source": source, "origin": origin}
         content.sync(rootfs)
         with self._lock():
-            present = self._same(reference, details)
+            present = self._same(reference, details) if reference and not step else None
             self._enter_layer(rootfs, layer)
-            record = present or content.write_config(self.blobs, details)
+            record = present or content.write_config(self.blobs, details, step)
             if not present:
                 _fs.write_json(self._record_path(record["id"][7:]), record, sync=True)
-            self._link(reference, record["id"])
+            if reference:
+                self._link(reference, record["id"])
+        return Image(self, record)
+
+    def stack(
+        self, base: Image, rootfs: str, layer: str, reference: str, config: dict[str, Any], step: dict[str, Any]
+    ) -> Image:
+        """Move a finished layer from a work directory into the store, as the topmost of an image on those of another.
+
+        It is an overlay's lower directory: deleted files are devices 0:0, directories may be opaque. ``layer`` is the
+        digest of its tar stream, "" when nothing is in it; ``step`` as in `content.write_config`.
+        """
+        from poc.images import content
+
+        below = [os.path.basename(path) for path in base.layers]
+        if layer[7:] in below:
+            raise errors.Conflict(f"{base!r} has this very layer already; overlayfs can't have it twice")
+        details = {
+            "layers": [*below, *([layer[7:]] if layer else [])],
+            "size": base.size + (content.disk_usage(rootfs) if layer else 0),
+            "created": content.now(),
+            "architecture": base.architecture,
+            "os": base.os,
+            "config": config,
+            **{"distribution": base.distribution, "source": "", "origin": ""},
+        }
+        content.sync(rootfs)
+        with self._lock():
+            if layer:
+                self._enter_layer(rootfs, layer)
+            step = {**step, "empty_layer": not layer}
+            record = content.write_config(self.blobs, details, step, content.read_config(self.blobs, base.id))
+            _fs.write_json(self._record_path(record["id"][7:]), record, sync=True)
+            if reference:
+                self._link(reference, record["id"])
         return Image(self, record)
 
     def _same(self, reference: str, details: dict[str, Any]) -> dict[str, Any] | None:
@@ -373,9 +442,18 @@ class Store:
                 for entry in _entries(directory):
                     if entry.endswith((".tmp", ".new")):
                         _fs.remove_file(os.path.join(directory, entry))
-        for entry in _entries(self.layers):
-            if entry.startswith(".work-"):
-                _remove_abandoned(os.path.join(self.layers, entry))
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Delete work directories that killed calls left; the cheap part of `clean`."""
+        with self._lock():  # or one that is just being made could be taken between its mkdir and its flock
+            found = [os.path.join(self.layers, name) for name in _entries(self.layers) if name.startswith(".work-")]
+            abandoned = [(path, fd) for path in found if (fd := _try_lock(path)) is not None]
+        for path, fd in abandoned:
+            try:
+                _fs.remove_tree(path)
+            finally:
+                os.close(fd)
 
     def _discard_unused(self, work: Work) -> None:
         """Move layers that no record names to ``work``, which is deleted when the lock is given up again."""
@@ -424,15 +502,12 @@ def _lock_directory(path: str, operation: int) -> int:
     return fd
 
 
-def _remove_abandoned(path: str) -> None:
+def _try_lock(path: str) -> int | None:
+    """The same, None when somebody works there, or was done just now."""
     try:
-        fd = _lock_directory(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return _lock_directory(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, FileNotFoundError):
-        return  # somebody works there, or was done just now
-    try:
-        _fs.remove_tree(path)
-    finally:
-        os.close(fd)
+        return None
 
 
 def architecture() -> str:

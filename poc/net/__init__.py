@@ -15,14 +15,14 @@ Usable without the rest of poc. Does not resolve names, publish ports or know wh
 from __future__ import annotations
 
 import fcntl
-import socket
 import struct
 
+from poc._lean import socket
 from poc.net.addresses import CANDIDATES, Leases, Subnet, choose_subnet, host_interface_name, mac_address
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from poc.net.bridge import Bridge, default_route_interface, taken_subnets
+    from poc.net.bridge import Bridge, default_route_interface, remove_link, taken_subnets
 
 __all__ = [
     "CANDIDATES",
@@ -34,6 +34,7 @@ __all__ = [
     "host_interface_name",
     "loopback_up",
     "mac_address",
+    "remove_link",
     "taken_subnets",
 ]
 
@@ -50,7 +51,7 @@ def loopback_up() -> None:
 
 def __getattr__(name: str) -> object:
     # Only whoever needs the bridge pays for its module.
-    if name in ("Bridge", "default_route_interface", "taken_subnets"):
+    if name in ("Bridge", "default_route_interface", "remove_link", "taken_subnets"):
         from poc.net import bridge
 
         return getattr(bridge, name)

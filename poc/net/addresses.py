@@ -10,9 +10,9 @@ import binascii
 import errno
 import fcntl
 import os
-import socket
 import struct
 
+from poc._lean import socket
 from poc.errors import InvalidArgument, PocError
 
 TYPE_CHECKING = False

@@ -44,13 +44,13 @@ def default_route_interface() -> str | None:
     The kernel is asked where it would send to a public address (nothing is sent), rather than for its list of default
     routes: so policy rules count, and a VPN that covers everything with two half-sized routes is seen.
     """
-    with _rtnetlink() as ip:
+    with rtnetlink() as ip:
         return _way_out(ip)
 
 
 def taken_subnets(ignore: str | None = None) -> list[str]:
     """Every subnet this host has an address in or a route to, but for those on the interface ``ignore``."""
-    with _rtnetlink() as ip:
+    with rtnetlink() as ip:
         return _taken(ip, ignore)
 
 
@@ -81,7 +81,7 @@ class Bridge:
 
         Raises OSError, and PocError when no candidate is free.
         """
-        with _locked(), _rtnetlink() as ip:
+        with _locked(), rtnetlink() as ip:
             bridge = cls(name, table, choose_subnet(candidates, _taken(ip, name)))
             bridge._make(ip)
         return bridge
@@ -95,28 +95,31 @@ class Bridge:
 
         Raises OSError, and PocError when the subnet is in use elsewhere.
         """
-        with _locked(), _rtnetlink() as ip:
+        with _locked(), rtnetlink() as ip:
             self._make(ip)
 
-    def attach(self, netns_fd: int, host_name: str, address: str, internal: bool = False) -> list[str]:
+    def attach(
+        self, netns_fd: int, host_name: str, address: str, internal: bool = False, hardware: str = ""
+    ) -> list[str]:
         """Give the network namespace ``netns_fd`` an `eth0` on this bridge, with ``address`` and a way out.
 
         ``host_name`` is the host's end (`host_interface_name`); an interface left under that name is replaced.
+        ``hardware`` is its MAC address, by default one that follows from ``address``.
         ``internal`` leaves the default route away and holds the container to its half of the subnet. What is missing
         of the bridge is mended first. Returns warnings, one line each, when something on this host keeps the
         container from the outside. Raises OSError; then nothing is left. When the namespace's last process ends, the
         kernel removes the pair by itself.
         """
-        with _rtnetlink() as ip, self._firewall() as firewall:
+        with rtnetlink() as ip, self._firewall() as firewall:
             outside = _way_out(ip)
             if not (self._intact(outside) and firewall.intact()):
                 self.ensure()
             if internal:
                 firewall.ensure_guard()
                 firewall.pass_docker()  # where br_netfilter is on, Docker drops even what stays on the bridge
-            self._add_pair(ip, netns_fd, host_name, address, internal)
+            self._add_pair(ip, netns_fd, host_name, hardware or mac_address(address), internal)
             try:
-                with _entered(netns_fd):
+                with entered(netns_fd):
                     self._configure(address, internal)
                 _await_port(ip, host_name)
                 return self._blocked(firewall, netns_fd) if outside and not internal else []
@@ -134,7 +137,7 @@ class Bridge:
 
     def remove(self) -> None:
         """Take away the rules, the bridge and the interfaces on it, and put back the sysctls; content when gone."""
-        with _locked(), _rtnetlink() as ip, self._firewall() as firewall:
+        with _locked(), rtnetlink() as ip, self._firewall() as firewall:
             firewall.remove()
             self._take_down(ip)
 
@@ -165,11 +168,11 @@ class Bridge:
         if not self.exists():
             # Without an address of its own a bridge takes the lowest of its ports', and changes as they come and go.
             hardware = mac_address(self.gateway)
-            with _errors(f"create bridge {self.name}"):
+            with errors(f"create bridge {self.name}"):
                 ip.link("add", ifname=self.name, kind="bridge", address=hardware, mtu=_mtu(outside))
         _set_sysctl(f"ipv6/conf/{self.name}/disable_ipv6", "1")  # containers have no IPv6; no back door by it
         index = socket.if_nametoindex(self.name)
-        with _errors(f"bring {self.name} up"):
+        with errors(f"bring {self.name} up"):
             ip.link("set", index=index, state="up")
         return index
 
@@ -178,12 +181,12 @@ class Bridge:
         present = _addresses(ip, only=index)
         if wanted not in present:
             self._check_subnet(ip)
-            with _errors(f"add {wanted} to {self.name}"):
+            with errors(f"add {wanted} to {self.name}"):
                 ip.addr("add", index=index, address=self.gateway, prefixlen=self.subnet.prefix)
         for stale in present:
             if stale != wanted:  # of a former subnet
                 address, _, prefix = stale.partition("/")
-                with _errors(f"delete {stale} from {self.name}"):
+                with errors(f"delete {stale} from {self.name}"):
                     ip.addr("del", index=index, address=address, prefixlen=int(prefix))
 
     def _check_subnet(self, ip: Any) -> None:
@@ -199,7 +202,7 @@ class Bridge:
         switched_by_poc = any(outside in interfaces for interfaces in records.values())
         if (switched_by_poc or not _forwarding(outside)) and outside not in records.get(self.name, ()):
             interfaces = " ".join([*records.get(self.name, ()), outside])
-            with _errors(f"set the alias of {self.name}"):
+            with errors(f"set the alias of {self.name}"):
                 ip.link("set", index=index, ifalias=f"{_ALIAS} {interfaces}")
         _set_sysctl(_forwarding_of(outside), "1")
 
@@ -221,7 +224,7 @@ class Bridge:
             if not any(interface in others for others in records.values()) and _index(interface) is not None:
                 _set_sysctl(_forwarding_of(interface), "0")
 
-    def _add_pair(self, ip: Any, netns_fd: int, host_name: str, address: str, internal: bool) -> None:
+    def _add_pair(self, ip: Any, netns_fd: int, host_name: str, hardware: str, internal: bool) -> None:
         from poc.net.firewall import INTERNAL_GROUP
 
         mtu = _mtu(self.name)
@@ -229,7 +232,7 @@ class Bridge:
         pair = {
             "ifname": host_name,
             "kind": "veth",
-            "info_peer": {"attrs": [*inside, ("IFLA_ADDRESS", mac_address(address))]},
+            "info_peer": {"attrs": [*inside, ("IFLA_ADDRESS", hardware)]},
             "master": _index(self.name),
             "mtu": mtu,
             "group": INTERNAL_GROUP if internal else 0,
@@ -237,12 +240,12 @@ class Bridge:
         }
         if _index(host_name) is not None:
             _delete(ip, host_name)  # of this container's former life: its namespace is just being torn down
-        with _errors(f"create veth {host_name}"):
+        with errors(f"create veth {host_name}"):
             ip.link("add", **pair)
 
     def _configure(self, address: str, internal: bool) -> None:
         index = socket.if_nametoindex("eth0")
-        with _rtnetlink() as ip, _errors(f"give eth0 the address {address}"):
+        with rtnetlink() as ip, errors(f"give eth0 the address {address}"):
             ip.addr("add", index=index, address=address, prefixlen=self.subnet.prefix)
             ip.link("set", index=index, state="up")
             if not internal:
@@ -261,7 +264,7 @@ class Bridge:
         ]
 
     def _lets_out(self, firewall: Firewall, netns_fd: int) -> bool:
-        with _entered(netns_fd):
+        with entered(netns_fd):
             probe = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         with probe:
             return firewall.lets_out(probe)
@@ -276,7 +279,7 @@ class Bridge:
 
 
 @contextmanager
-def _rtnetlink() -> Iterator[Any]:
+def rtnetlink() -> Iterator[Any]:
     from pyroute2 import IPRoute
 
     with IPRoute() as ip:
@@ -284,7 +287,7 @@ def _rtnetlink() -> Iterator[Any]:
 
 
 @contextmanager
-def _errors(what: str, forgive: int = 0) -> Iterator[None]:
+def errors(what: str, forgive: int = 0) -> Iterator[None]:
     """Turn pyroute2's error, which is no OSError, into one that says what failed; forgive one errno."""
     from pyroute2.netlink.exceptions import NetlinkError
 
@@ -307,7 +310,7 @@ def _locked() -> Iterator[None]:
 
 
 @contextmanager
-def _entered(netns_fd: int) -> Iterator[None]:
+def entered(netns_fd: int) -> Iterator[None]:
     """Have the calling thread in another network namespace; sockets stay in the one they were made in."""
     home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -324,7 +327,7 @@ def _way_out(ip: Any) -> str | None:
     from poc.net.firewall import PUBLIC_ADDRESS
 
     try:
-        with _errors("look up the default route"):
+        with errors("look up the default route"):
             route = ip.route("get", dst=PUBLIC_ADDRESS)[0]
     except OSError as error:
         if error.errno in _NO_ROUTE:
@@ -373,10 +376,17 @@ def _await_port(ip: Any, host_name: str) -> None:
             return
 
 
+def remove_link(name: str) -> None:
+    """Delete an interface of this network namespace, and with one end of a pair the other; content without. OSError."""
+    if _index(name) is not None:
+        with rtnetlink() as ip:
+            _delete(ip, name)
+
+
 def _delete(ip: Any, name: str) -> None:
     index = _index(name)
     if index is not None:
-        with _errors(f"delete {name}", forgive=errno.ENODEV):
+        with errors(f"delete {name}", forgive=errno.ENODEV):
             ip.link("del", index=index)
 
 

@@ -55,6 +55,9 @@ MOUNTS = (
     ("/dev/mqueue", "mqueue", ("nosuid", "noexec", "nodev")),
 )
 
+# Docker's, in a network namespace of the container's own: any user may use ports below 1024, and ping.
+SYSCTLS = (("net.ipv4.ping_group_range", "0 2147483647"), ("net.ipv4.ip_unprivileged_port_start", "0"))
+
 # (type, major, minor, access): the nodes every container has, ptys, and mknod of anything, which opens nothing.
 DEVICE_RULES = (
     ("c", -1, -1, "m"),

@@ -7,7 +7,7 @@ from poc.oci.seccomp import default_profile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
     from typing import Any
 
     from poc.oci.types import Mount, Namespace, Process, Spec
@@ -44,18 +44,19 @@ def spec(
     mounts: Iterable[Mount] = (),
     readonly: bool = False,
     shm_size: int = defaults.DEFAULT_SHM_SIZE,
-    private_network: bool = True,
+    shared: Collection[str] = (),
     privileged: bool = False,
 ) -> Spec:
-    """The whole configuration. ``mounts`` come after the default ones and replace those of the same destination."""
-    namespaces: list[Namespace] = [
-        {"type": kind} for kind in defaults.NAMESPACES if private_network or kind != "network"
-    ]
+    """The whole configuration. ``mounts`` come after the default ones and replace those of the same destination.
+
+    ``shared`` are the namespaces that it has none of its own of, but the host's.
+    """
+    namespaces: list[Namespace] = [{"type": kind} for kind in defaults.NAMESPACES if kind not in shared]
     result: Spec = {
         "ociVersion": defaults.OCI_VERSION,
         "process": process,
         "root": {"path": rootfs, "readonly": readonly},
-        "hostname": hostname,
+        "hostname": hostname if "uts" not in shared else "",
         "mounts": _merge(default_mounts(shm_size, writable=privileged), mounts),
         "linux": {
             "namespaces": namespaces,

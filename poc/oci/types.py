@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Any, TypeAlias, TypedDict
 
 
 class User(TypedDict, total=False):
@@ -29,6 +29,11 @@ class Process(TypedDict, total=False):
     rlimits: list[Rlimit]
     noNewPrivileges: bool
     oomScoreAdj: int
+    scheduler: dict[str, Any]
+    ioPriority: dict[str, Any]
+    execCPUAffinity: dict[str, str]
+    apparmorProfile: str
+    selinuxLabel: str
 
 
 class Root(TypedDict, total=False):
@@ -64,6 +69,9 @@ class Device(TypedDict, total=False):
     gid: int
 
 
+TimeOffsets: TypeAlias = dict[str, dict[str, int]]
+
+
 class Linux(TypedDict, total=False):
     namespaces: list[Namespace]
     uidMappings: list[IDMapping]
@@ -76,6 +84,12 @@ class Linux(TypedDict, total=False):
     seccomp: dict[str, Any]
     maskedPaths: list[str]
     readonlyPaths: list[str]
+    personality: dict[str, Any]
+    timeOffsets: TimeOffsets
+    memoryPolicy: dict[str, Any]
+    netDevices: dict[str, dict[str, str]]
+    intelRdt: dict[str, Any]
+    mountLabel: str
 
 
 class Hook(TypedDict, total=False):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 _NUMBERS = {name: number for number, name in enumerate(ALL_CAPABILITIES)}
-_SETS = (("effective", prctl.CAP_EFFECTIVE), ("permitted", prctl.CAP_PERMITTED), ("inheritable", prctl.CAP_INHERITABLE))
+_SETS = ("effective", "permitted", "inheritable")
 _PR_CAP_AMBIENT, _AMBIENT_RAISE, _AMBIENT_CLEAR_ALL = 47, 2, 4
 
 
@@ -33,16 +33,29 @@ def limit_bounding(names: Iterable[str]) -> None:
             prctl.capbset_drop(number)
 
 
-def apply(sets: Mapping[str, Sequence[str]]) -> None:
-    """Set effective, permitted, inheritable and ambient; what the host itself lacks can't be given."""
-    permitted = prctl.get_caps((prctl.ALL_CAPS, prctl.CAP_PERMITTED))[prctl.CAP_PERMITTED]
-    available = {number for number, held in permitted.items() if held}
-    arguments = []
-    for name, flag in _SETS:
-        wanted = numbers(sets.get(name, ())) & available
-        arguments.append((sorted(wanted), flag, True))
-        arguments.append((sorted(set(prctl.ALL_CAPS) - wanted), flag, False))
-    prctl.set_caps(*arguments)
+def apply(sets: Mapping[str, Sequence[str]], kept: Sequence[str] = ()) -> None:
+    """Set effective, permitted, inheritable and ambient; what the host itself lacks can't be given.
+
+    ``kept`` are held beyond that, until `give_up`.
+    """
+    _, available, _ = _libc.capabilities()
+    more = _bits(kept)
+    effective, permitted, inheritable = (_bits(sets.get(name, ())) for name in _SETS)
+    inheritable &= available
+    _libc.set_capabilities((effective | more) & available, (permitted | more) & available, inheritable)
     _libc.prctl(_PR_CAP_AMBIENT, _AMBIENT_CLEAR_ALL)
-    for number in sorted(numbers(sets.get("ambient", ())) & available):
-        _libc.prctl(_PR_CAP_AMBIENT, _AMBIENT_RAISE, number)
+    # The kernel takes only what is inheritable too. As in runc, whose own example has more, the rest is passed over.
+    for number in sorted(numbers(sets.get("ambient", ()))):
+        if inheritable & permitted & 1 << number:
+            _libc.prctl(_PR_CAP_AMBIENT, _AMBIENT_RAISE, number)
+
+
+def _bits(names: Iterable[str]) -> int:
+    return sum(1 << number for number in numbers(names))
+
+
+def give_up(name: str, sets: Mapping[str, Sequence[str]]) -> None:
+    """Take away what `apply` kept, where ``sets`` does not grant it."""
+    held = zip(_SETS, _libc.capabilities(), strict=True)
+    bit = _bits((name,))
+    _libc.set_capabilities(*(bits if name in sets.get(kind, ()) else bits & ~bit for kind, bits in held))

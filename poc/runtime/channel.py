@@ -11,24 +11,26 @@ One socket pair, one named message per packet, in this order::
     START ──────────────────────────────▶ capabilities, seccomp, execve
            ◀───────────────────────────── end of file: the program runs
 
-At any time the child may send ERROR instead; it is the last thing it says. If the parent dies the
+At any time the child may send ERROR instead; it is the last thing it says, but for what `poc.runtime.trampoline` has
+to say when the program itself can't be executed. If the parent dies the
 child reads end of file and ends.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import socket
 
-from poc.errors import CommandNotExecutable, CommandNotFound, SetupError
+from poc._lean import json, socket
+from poc.errors import CommandNotExecutable, CommandNotFound, SetupError, shorten
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 CONSOLE, READY, START, ERROR = "console", "ready", "start", "error"
 MAPPED, MOUNTED, PROCEED = "mapped", "mounted", "proceed"  # see `poc.runtime.gate`
+LISTENER = "listener"  # see `poc.runtime.notify`
 _FAILURES = {error.__name__: error for error in (SetupError, CommandNotFound, CommandNotExecutable)}
 _LONGEST = 1 << 16
 
@@ -61,9 +63,17 @@ class Channel:
         self.received_fds.extend(fds)
         if not data:
             return "", {}
-        kind, payload = json.loads(data)
-        if kind == ERROR:
-            raise _FAILURES[payload["failure"]](payload["text"], payload["step"], payload["errno"])
+        if data[2:4] == b"\0\0":  # no JSON
+            from poc.runtime import trampoline
+
+            raise trampoline.explain(data)
+        try:
+            kind, payload = json.loads(data)
+            failure = _FAILURES[payload["failure"]] if kind == ERROR else None
+        except (ValueError, TypeError, KeyError):  # who may trace the process may speak in its place
+            raise SetupError(f"the container's process said {data[:100]!r}") from None
+        if failure is not None:
+            raise failure(str(payload.get("text")), payload.get("step"), payload.get("errno"))
         return kind, payload
 
     def expect(self, kind: str) -> dict[str, Any]:
@@ -74,11 +84,21 @@ class Channel:
             raise SetupError(f"the container's process said {said} where {kind!r} was due", kind)
         return payload
 
+    def await_program(self, on_listener: Callable[[int], None] | None = None) -> None:
+        """Wait for the execve. ``on_listener`` is given the number of a seccomp listener on the way, if there is one.
+
+        Raises what an ERROR carries, and what ``on_listener`` raises.
+        """
+        kind, payload = self.receive()
+        if kind == LISTENER and on_listener is not None:
+            on_listener(payload["number"])
+            self.receive()
+
     def fail(self, error: BaseException, step: str) -> None:
         """Report a failure to the other end; content when nobody listens any more."""
         failure = type(error).__name__ if type(error).__name__ in _FAILURES else "SetupError"
         errno = error.errno if isinstance(error, (OSError, SetupError)) else None
-        text = _explain(error, step)[: _LONGEST // 16]  # one character can become 12 bytes of JSON
+        text = shorten(_explain(error, step), _LONGEST // 16)  # one character can become 12 bytes of JSON
         try:
             self.send(ERROR, failure=failure, text=text, step=step, errno=errno)
         except OSError:

@@ -5,12 +5,12 @@ A command imports what it needs when it runs: `state` and `kill` are called ofte
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 
 from poc import _fs
-from poc.errors import InvalidArgument, NotFound, PocError, Unsupported
+from poc._lean import json
+from poc.errors import InvalidArgument, NotFound, PocError
 from poc.runtime import state as states
 
 TYPE_CHECKING = False
@@ -19,24 +19,6 @@ if TYPE_CHECKING:
 
     from poc.runtime.create import Created
     from poc.runtime.log import Log
-
-_REFUSED = {
-    "no-pivot": "--no-pivot: a root that is not pivoted to can be left again; poc always pivots",
-    "rootless": "--rootless: poc needs root for now",
-    "apparmor": "--apparmor: poc does not carry this out yet",
-    "process-label": "--process-label: poc does not carry this out yet",
-    "cgroup": "--cgroup: poc can't yet start a process in a group below the container's",
-    "pidfd-socket": "--pidfd-socket: poc does not carry this out yet",
-    "l3-cache-schema": "--l3-cache-schema: poc does not carry out Intel RDT yet",
-    "mem-bw-schema": "--mem-bw-schema: poc does not carry out Intel RDT yet",
-}
-
-
-def refuse(options: dict[str, Any]) -> None:
-    """Raises Unsupported for an option that runc knows and that is not carried out."""
-    for name, why in _REFUSED.items():
-        if options.get(name):
-            raise Unsupported(why)
 
 
 def create(root: str, options: dict[str, Any], arguments: list[str], _: Log) -> int:
@@ -50,8 +32,11 @@ def run(root: str, options: dict[str, Any], arguments: list[str], log: Log) -> i
     id, detach = arguments[0], options.get("detach", False)
     created, terminal = _make(root, options, id, detach)
     try:
+        reaping = not (detach or options.get("no-subreaper"))
+        if reaping:
+            console.be_subreaper()
         lifecycle.start(root, id)
-        code = 0 if detach else console.attend(created.process, terminal)
+        code = 0 if detach else console.attend(created.process, terminal, reaping)
     except PocError:
         lifecycle.delete(root, id, force=True)
         raise
@@ -62,17 +47,25 @@ def run(root: str, options: dict[str, Any], arguments: list[str], log: Log) -> i
 
 def _make(root: str, options: dict[str, Any], id: str, detach: bool) -> tuple[Created, int | None]:
     """Create, and hand out what the caller asked for. The terminal's master is left when it is for us."""
-    from poc.oci import validate
-    from poc.runtime import console, lifecycle
+    from poc.runtime import console, creation, lifecycle, phases
 
-    bundle, socket = os.path.abspath(options.get("bundle") or "."), options.get("console-socket", "")
-    spec = validate.load(f"{bundle}/config.json")
-    console.check(spec["process"].get("terminal", False), detach, socket)
-    _, created = lifecycle.create(
-        root, id, bundle, preserved=_preserved(options), keyring=not options.get("no-new-keyring")
+    phases.mark("imports")
+    bundle, socket = creation.Bundle(options.get("bundle") or "."), options.get("console-socket", "")
+    console.check(bundle.spec["process"].get("terminal", False), detach, socket)
+    phases.mark("spec")
+    if sockets := _sockets():
+        bundle.spec["process"].setdefault("env", []).extend([f"LISTEN_FDS={sockets}", "LISTEN_PID=1"])
+    _, created = creation.create(
+        root,
+        id,
+        bundle,
+        preserved=_preserved(options),
+        keyring=not options.get("no-new-keyring"),
+        pivot=not options.get("no-pivot"),
+        systemd=options.get("systemd-cgroup", False),
     )
     try:
-        terminal = _give_away(created, socket, options.get("pid-file"))
+        terminal = _give_away(created, options, b"standard")
     except BaseException:
         created.leave()
         lifecycle.delete(root, id, force=True)
@@ -81,28 +74,37 @@ def _make(root: str, options: dict[str, Any], id: str, detach: bool) -> tuple[Cr
     return created, terminal
 
 
-def _give_away(created: Created, console_socket: str, pid_file: str | None) -> int | None:
+def _give_away(created: Created, options: dict[str, Any], kind: bytes) -> int | None:
     from poc.runtime import console
 
     terminal = created.console
-    if terminal is not None and console_socket:
-        console.hand_over(terminal, console_socket)
+    if terminal is not None and options.get("console-socket"):
+        console.hand_over(terminal, b"/dev/ptmx", options["console-socket"])
         os.close(terminal)
         terminal = None
-    if pid_file:
-        _fs.write_atomic(pid_file, str(created.process.pid))
+    if path := options.get("pidfd-socket"):
+        console.hand_over(created.process.pidfd, kind, path)
+    if path := options.get("pid-file"):
+        _fs.write_atomic(path, str(created.process.pid))
     return terminal
 
 
 def _preserved(options: dict[str, Any]) -> int:
-    """How many descriptors from 3 on the container keeps: those asked for, and sd_listen_fds(3)'s."""
-    count: int = options.get("preserve-fds", 0) + int(os.environ.get("LISTEN_FDS", "0") or "0")
-    for fd in range(3, 3 + count):
+    """How many descriptors from 3 on the container keeps: systemd's sockets, and then those asked for."""
+    sockets, asked = _sockets(), options.get("preserve-fds", 0)
+    for fd in range(3, 3 + sockets + asked):
         try:
             os.set_inheritable(fd, True)
         except OSError:
-            raise InvalidArgument(f"--preserve-fds {count}: descriptor {fd} is not open") from None
-    return count
+            if fd >= 3 + sockets:
+                raise InvalidArgument(f"--preserve-fds {asked}: descriptor {fd} is not open") from None
+    return sockets + int(asked)
+
+
+def _sockets() -> int:
+    """How many descriptors from 3 on are sockets that systemd opened for the container (sd_listen_fds(3))."""
+    count, meant = os.environ.get("LISTEN_FDS", ""), os.environ.get("LISTEN_PID")
+    return int(count) if count.isdecimal() and meant in (None, str(os.getpid())) else 0
 
 
 def start(root: str, _: dict[str, Any], arguments: list[str], __: Log) -> int:
@@ -113,7 +115,9 @@ def start(root: str, _: dict[str, Any], arguments: list[str], __: Log) -> int:
 
 
 def state(root: str, _: dict[str, Any], arguments: list[str], __: Log) -> int:
-    print(json.dumps(states.State.load(root, arguments[0]).as_json(), indent=2))
+    import json as indenting
+
+    print(indenting.dumps(states.State.load(root, arguments[0]).as_json(), indent=2))
     return 0
 
 
@@ -173,22 +177,14 @@ def _print_table(rows: list[list[str]]) -> None:
 
 
 def processes(root: str, options: dict[str, Any], arguments: list[str], _: Log) -> int:
-    import subprocess
-
-    from poc.runtime import lifecycle
+    from poc.runtime import lifecycle, report
 
     pids = lifecycle.processes(root, arguments[0])
     if _format(options) == "json":
         print(json.dumps(pids))
         return 0
-    done = subprocess.run(["ps", *(arguments[1:] or ["-ef"])], capture_output=True, text=True)
-    if done.returncode:
-        raise InvalidArgument(f"ps: {done.stderr.strip()}")
-    head, *lines = done.stdout.splitlines()
-    if "PID" not in head.split():
-        raise InvalidArgument("ps: there is no column PID in what it prints")
-    column = head.split().index("PID")
-    print("\n".join([head, *(line for line in lines if int(line.split()[column]) in pids)]))
+    titles, rows = report.list_processes(pids, arguments[1:] or ["-ef"])
+    _print_table([titles, *rows])
     return 0
 
 
@@ -237,7 +233,8 @@ def update(root: str, options: dict[str, Any], arguments: list[str], _: Log) -> 
         for name, (controller, key) in UPDATE.items():
             if name in options:
                 resources.setdefault(controller, {})[key] = options[name]
-    lifecycle.update(root, arguments[0], validate.check_resources(resources))
+    schemata = (options.get("l3-cache-schema", ""), options.get("mem-bw-schema", ""))
+    lifecycle.update(root, arguments[0], validate.check_resources(resources), [line for line in schemata if line])
     return 0
 
 
@@ -254,9 +251,10 @@ def execute(root: str, options: dict[str, Any], arguments: list[str], _: Log) ->
         process,
         ignore_paused=options.get("ignore-paused", False),
         preserved=_preserved(options),
+        below=_below(options.get("cgroup", ())),
     )
     try:
-        terminal = _give_away(created, socket, options.get("pid-file"))
+        terminal = _give_away(created, options, b"setns")
         created.start()
     except BaseException:
         created.process.kill()
@@ -265,10 +263,24 @@ def execute(root: str, options: dict[str, Any], arguments: list[str], _: Log) ->
     return 0 if detach else console.attend(created.process, terminal)
 
 
+def _below(words: list[str]) -> dict[str, str]:
+    """--cgroup: PATH for all hierarchies, or CONTROLLER[,CONTROLLER…]:PATH, the latter more than once."""
+    below: dict[str, str] = {}
+    for word in words:
+        controllers, colon, path = word.rpartition(":")
+        if not colon and len(words) > 1:
+            raise InvalidArgument(f"--cgroup {word}: more than one of them takes CONTROLLER:PATH")
+        for controller in controllers.split(","):
+            if colon and (not controller or controller in below):
+                raise InvalidArgument(f"--cgroup {word}: a controller is empty, or comes twice")
+            below[controller] = path
+    return below
+
+
 def _process(root: str, options: dict[str, Any], arguments: list[str]) -> Any:
     """The process of --process, or the container's own with what the options change."""
     from poc.oci import validate
-    from poc.runtime.lifecycle import complete_process
+    from poc.runtime.creation import complete_process
 
     if file := options.get("process"):
         process: Any = validate.check_process(validate.read(file))
@@ -295,6 +307,8 @@ def _change_process(process: Any, options: dict[str, Any], command: list[str]) -
     user.setdefault("additionalGids", []).extend(
         _number("--additional-gids", gid) for gid in options.get("additional-gids", ())
     )
+    process["apparmorProfile"] = options.get("apparmor") or process.get("apparmorProfile", "")
+    process["selinuxLabel"] = options.get("process-label") or process.get("selinuxLabel", "")
     if "no-new-privs" in options:
         process["noNewPrivileges"] = options["no-new-privs"]
     capabilities = process.setdefault("capabilities", {})
@@ -312,19 +326,24 @@ def _number(option: str, text: str) -> int:
 def events(root: str, options: dict[str, Any], arguments: list[str], _: Log) -> int:
     from poc.runtime import report
 
-    if not options.get("stats"):
-        raise Unsupported("events: only --stats, a single reading, is there yet")
+    interval = report.seconds("--interval", options.get("interval", "5s"))
     container = states.State.load(root, arguments[0])
     if container.status() == states.STOPPED:
         raise NotFound(f"container not running: {container.id}")
-    print(json.dumps({"type": "stats", "id": container.id, "data": report.stats(container.values["cgroup"])}))
+    if options.get("stats"):
+        print(json.dumps(report.reading(container)))
+        return 0
+    for event in report.watch(container, interval):
+        print(json.dumps(event), flush=True)
     return 0
 
 
 def features(_: str, __: dict[str, Any], ___: list[str], ____: Log) -> int:
+    import json as indenting
+
     from poc.runtime import report
 
-    print(json.dumps(report.features(), indent=4))
+    print(indenting.dumps(report.features(), indent=4))
     return 0
 
 
@@ -332,7 +351,9 @@ def specification(_: str, options: dict[str, Any], __: list[str], ___: Log) -> i
     from poc.runtime import report
 
     path = os.path.join(options.get("bundle") or ".", "config.json")
-    text = json.dumps(report.example(), indent="\t")
+    import json as indenting
+
+    text = indenting.dumps(report.example(options.get("rootless", False)), indent="\t")
     try:
         _fs.write_new(path, text)
     except FileExistsError:

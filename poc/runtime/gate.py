@@ -14,15 +14,16 @@ line alive, for `start` to come::
                                       limits, user, capabilities, seccomp
                                       startContainer, execve ────────────▶ end of file, or ERROR
 
-MAPPED comes only with a new user namespace, MOUNTED and PROCEED only with hooks. Whoever connects and goes away
+MAPPED comes only with a new user namespace, MOUNTED and PROCEED only with hooks; with network devices to be moved
+there is a PROCEED before, when they are there. Whoever connects and goes away
 before START changes nothing.
 """
 
 from __future__ import annotations
 
 import os
-import socket
 
+from poc._lean import socket
 from poc.errors import Conflict
 from poc.runtime.channel import START, Channel
 
@@ -72,19 +73,20 @@ class Gate:
         self._socket.close()
 
 
-def start(directory: str) -> None:
-    """Let the container's first process go on, and wait for its execve.
+def start(directory: str, on_listener: Callable[[Channel, int], None]) -> None:
+    """Let the container's first process go on, and wait for its execve, see `Channel.await_program`.
 
     Raises Conflict when nobody waits there, SetupError and its like when it fails, and closes everything.
     """
     end = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
     channel = Channel(end)
     try:
-        _at(directory, end.connect)
+        try:
+            _at(directory, end.connect)
+        except (ConnectionRefusedError, FileNotFoundError):
+            raise Conflict("the container's first process does not wait to be started") from None
         channel.send(START)
-        channel.receive()
-    except (ConnectionRefusedError, FileNotFoundError):
-        raise Conflict("the container's first process does not wait to be started") from None
+        channel.await_program(lambda number: on_listener(channel, number))
     except (BrokenPipeError, ConnectionResetError):
         pass  # it was killed meanwhile; its status says so
     finally:

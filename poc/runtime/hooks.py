@@ -6,13 +6,12 @@ that says why it failed. The container's process runs some of them too: nothing 
 
 from __future__ import annotations
 
-import json
 import os
 import select
-import signal
 import time
 
 from poc import _libc
+from poc._lean import json, signal
 from poc.errors import SetupError
 
 TYPE_CHECKING = False
@@ -33,8 +32,8 @@ class Hooks:
         self._hooks = hooks
         self._state = dict(state)
 
-    def run(self, kind: str, status: str, pid: int, env: Sequence[str] = ()) -> None:
-        """Run those of one kind in their order; ``env`` is for those that name none.
+    def run(self, kind: str, status: str, pid: int, env: Sequence[str] | None = None) -> None:
+        """Run those of one kind in their order; ``env`` is for those that name none, None the caller's own.
 
         Raises SetupError at the first that fails or takes longer than its timeout.
         """
@@ -49,12 +48,12 @@ class Hooks:
         state = json.dumps({**self._state, "status": status, "pid": pid}).encode()
         failures = []
         for position, hook in enumerate(self._hooks.get(kind, ())):
-            if failure := _run(hook, state, ()):
+            if failure := _run(hook, state, None):
                 failures.append(f"/hooks/{kind}/{position}: {hook['path']} {failure}")
         return failures
 
 
-def _run(hook: Mapping[str, Any], state: bytes, env: Sequence[str]) -> str:
+def _run(hook: Mapping[str, Any], state: bytes, env: Sequence[str] | None) -> str:
     """What went wrong, "" for nothing."""
     stdin, state_writer = os.pipe()
     output, output_writer = os.pipe()
@@ -78,15 +77,16 @@ def _ended(status: int | None) -> str:
     return f"exited with status {code}" if code >= 0 else f"was killed by signal {-code}"
 
 
-def _execute(hook: Mapping[str, Any], env: Sequence[str], stdin: int, output: int) -> NoReturn:
+def _execute(hook: Mapping[str, Any], env: Sequence[str] | None, stdin: int, output: int) -> NoReturn:
     try:
+        inherited = os.environ if env is None else dict(entry.partition("=")[::2] for entry in env)
         os.dup2(stdin, 0)
         os.dup2(output, 1)
         os.dup2(output, 2)
         _libc.cloexec_from(3)
         for signum in (signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(signum, signal.SIG_DFL)  # Python ignores these, and what is ignored stays so after execve
-        environment = dict(entry.partition("=")[::2] for entry in hook.get("env", env))
+        environment = dict(entry.partition("=")[::2] for entry in hook["env"]) if "env" in hook else inherited
         os.execve(hook["path"], hook.get("args") or [hook["path"]], environment)
     except OSError as error:
         os.write(2, os.strerror(error.errno or 0).encode())

@@ -7,46 +7,53 @@ the process ends.
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import resource
 import select
-import signal
+import stat
 
 import prctl
 
 from poc import _libc, namespaces, rootfs
-from poc._fs import read_bytes, write_text
+from poc._fs import close_all_but, read_bytes
+from poc._lean import signal
 from poc.errors import CommandNotExecutable, CommandNotFound, SetupError
 from poc.net import loopback_up
 from poc.oci.defaults import DEFAULT_PATH
 from poc.runtime import capabilities, seccomp, terminal
 from poc.runtime.channel import CONSOLE, MAPPED, MOUNTED, PROCEED, READY, START
+from poc.runtime.trampoline import CALLS, Trampoline, failure, refuse_interpreter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
-    from typing import NoReturn
+    from collections.abc import Callable, Collection, Mapping, Sequence
+    from typing import Any, NoReturn
 
     from poc.cgroups import Cgroup
     from poc.oci.types import Spec
     from poc.rootfs import Overlay, Step
     from poc.runtime.channel import Channel
     from poc.runtime.gate import Gate
+    from poc.runtime.notify import Handover
+    from poc.runtime.traits import Trait
 
 
-_CATCHABLE = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
+_RLIMIT_LOCKS = 10  # asm-generic/resource.h; Python's module leaves it out
+_NO_LIMIT = (1 << 63) - 1
 
 
 class Init:
     """Everything the child needs, gathered by the parent before the clone.
 
-    ``parent`` is a pidfd of the process it is to end with, if any.
+    ``parent`` is a pidfd of the process it is to end with, if any. ``straight``: there is to be no trampoline.
     """
 
     __slots__ = (
-        *("cgroup", "channel", "filter", "filter_flags", "gate", "keyring", "late_namespaces", "mapped", "overlay"),
-        *("parent", "plan", "preserved", "protection", "reaper", "root", "root_fd", "spec", "stdio", "steps"),
+        *("cgroup", "channel", "filter", "filter_flags", "gate", "handover", "interpreter", "joined", "keyring"),
+        *("late_namespaces", "mapped", "overlay", "parent", "pivot", "plan", "preserved", "program", "protection"),
+        *("reaper", "root", "root_fd", "spec", "stdio", "steps", "straight", "traits", "trampoline", "trees"),
     )
 
     def __init__(
@@ -59,13 +66,12 @@ class Init:
         protection: Sequence[Step],
         overlay: Overlay | None = None,
         stdio: tuple[int, int, int] | None = None,
-        program: bytes | None = None,
-        filter_flags: Sequence[str] = (),
         late_namespaces: Collection[str] = (),
         reaper: bool = False,
         parent: int | None = None,
         gate: Gate | None = None,
         mapped: bool = False,
+        traits: Sequence[Trait] = (),
     ) -> None:
         self.spec = spec
         self.root = root
@@ -75,17 +81,38 @@ class Init:
         self.protection = protection
         self.overlay = overlay
         self.stdio = stdio
-        self.filter = program
-        self.filter_flags = filter_flags
+        self.filter: bytes | None = None
+        self.filter_flags: Sequence[str] = ()
         self.late_namespaces = late_namespaces
         self.reaper = reaper
         self.parent = parent
         self.gate = gate
         self.mapped = mapped
+        self.joined: Mapping[str, int] = {}
+        self.trees: Mapping[str, int] = {}
         self.preserved = 0
         self.keyring: str | None = None
         self.root_fd = -1
+        self.program = ""
+        self.interpreter = os.stat("/proc/self/exe")
+        # The filter may not allow a trampoline; a security module's label would be the trampoline's, not the program's.
+        self.straight = any(trait.labels for trait in traits)
+        self.handover: Handover | None = None
+        self.trampoline: Trampoline | None = None
+        self.pivot = True
+        self.traits = traits
         self.steps: Sequence[tuple[str, Callable[[Init], None]]] = _STEPS
+
+    def use_profile(self, profile: Any, cache: str) -> None:
+        """Load a seccomp profile (``linux.seccomp``) before the program, None for none."""
+        if profile is not None:
+            self.filter = seccomp.program(profile, cache)
+            self.filter_flags = seccomp.filter_flags(profile)
+            self.straight = self.straight or not seccomp.permits(profile, CALLS)
+            if seccomp.notifies(profile):
+                from poc.runtime.notify import Handover
+
+                self.handover = Handover()
 
     def run(self) -> NoReturn:
         """Be the container's first process."""
@@ -119,7 +146,17 @@ def _late_namespaces(init: Init) -> None:
         namespaces.leave(["cgroup"])
 
 
+def _has_own_mounts(init: Init) -> bool:
+    """Or are they also others', whose root pivot_root(2) would change?"""
+    return any(entry["type"] == "mount" and not entry.get("path") for entry in init.spec["linux"].get("namespaces", ()))
+
+
 def _mount_root(init: Init) -> None:
+    if not _has_own_mounts(init):
+        if any(entry["type"] == "mount" for entry in init.spec["linux"].get("namespaces", ())):
+            rootfs.mount_beside(init.root)  # on the host the caller has done so, who has to undo it
+        init.root_fd = os.open(init.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        return
     propagation = _propagation(init)
     if propagation & _libc.MS_SHARED:
         # What is bound into the container is to stay shared with the host. Its root must not be.
@@ -129,7 +166,12 @@ def _mount_root(init: Init) -> None:
     if init.overlay is not None:
         init.overlay.mount(init.root)
     else:
-        rootfs.bind_self(init.root)
+        try:
+            rootfs.bind_self(init.root)
+        except PermissionError:
+            if init.mapped:
+                return  # in the new namespace we are nobody yet: only its root may be let in (`_become_root`)
+            raise
     init.root_fd = os.open(init.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
@@ -149,6 +191,9 @@ def _become_root(init: Init) -> None:
     os.setgroups([])
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
+    if init.root_fd < 0:
+        rootfs.bind_self(init.root)
+        init.root_fd = os.open(init.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     if "ipc" in init.late_namespaces:
         namespaces.leave(["ipc"])
 
@@ -156,6 +201,9 @@ def _become_root(init: Init) -> None:
 def _mount_all(init: Init) -> None:
     for step in init.plan:
         step.apply(init.root_fd)
+        if isinstance(step, rootfs.Mount) and step.is_root():
+            os.close(init.root_fd)
+            init.root_fd = os.open(init.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)  # what is on top now
     os.close(rootfs.make_in_root(init.root_fd, init.spec["process"]["cwd"]))  # docker's: it need not exist
 
 
@@ -206,9 +254,10 @@ def _loopback(init: Init) -> None:
 
 
 def _sysctl(init: Init) -> None:
-    proc = rootfs.open_in_root(init.root_fd, "/proc/sys") if init.spec["linux"].get("sysctl") else -1
+    if init.spec["linux"].get("netDevices"):
+        init.channel.expect(PROCEED)  # some are about them
     for key, value in init.spec["linux"].get("sysctl", {}).items():
-        write_text(f"{rootfs.proc_path(proc)}/{key.replace('.', '/')}", value)
+        rootfs.write_proc(init.root_fd, f"sys/{key.replace('.', '/')}", value)
 
 
 def _protect(init: Init) -> None:
@@ -224,7 +273,13 @@ def _create_container(init: Init) -> None:
 
 
 def _enter_root(init: Init) -> None:
-    rootfs.enter(init.root_fd)
+    if not _has_own_mounts(init):
+        rootfs.confine(init.root_fd)
+        return
+    if init.pivot:
+        rootfs.enter(init.root_fd)
+    else:
+        rootfs.move_to_root(init.root_fd, init.root)
     if init.spec["linux"].get("rootfsPropagation"):
         rootfs.detach_propagation(_propagation(init))
 
@@ -236,14 +291,27 @@ def _look_for_program(init: Init) -> None:
     process = init.spec["process"]
     path = dict(entry.partition("=")[::2] for entry in process.get("env", ())).get("PATH", DEFAULT_PATH)
     name = process["args"][0]
+    if not name:
+        return  # nor will it be started (`lifecycle.start`)
     directories = [process["cwd"]] if "/" in name else path.split(":")
     found = [candidate for directory in directories if os.path.exists(candidate := os.path.join(directory, name))]
     if any(os.path.isfile(candidate) and os.access(candidate, os.X_OK) for candidate in found):
         return
     if found:
-        raise CommandNotExecutable(f'exec: "{name}": permission denied', "execve")
+        raise CommandNotExecutable(f'exec: "{name:.200}": permission denied', "execve")
     missing = "no such file or directory" if "/" in name else "executable file not found in $PATH"
-    raise CommandNotFound(f'exec: "{name}": {missing}', "execve")
+    raise CommandNotFound(f'exec: "{name:.200}": {missing}', "execve")
+
+
+def _make_trampoline(init: Init) -> None:
+    # Once it holds no more rights than the container, whoever shares its pid namespace could follow /proc/PID/exe.
+    prctl.set_dumpable(0)
+    if init.straight:
+        return
+    try:
+        init.trampoline = Trampoline()
+    except OSError:
+        pass  # not on this machine
 
 
 def _await_start(init: Init) -> None:
@@ -258,13 +326,18 @@ def _await_start(init: Init) -> None:
 def _limits(init: Init) -> None:
     process = init.spec["process"]
     for limit in process.get("rlimits", ()):
-        number = getattr(resource, limit["type"])
+        number = _RLIMIT_LOCKS if limit["type"] == "RLIMIT_LOCKS" else getattr(resource, limit["type"])
+        soft, hard = (-1 if limit[key] > _NO_LIMIT else limit[key] for key in ("soft", "hard"))
         try:
-            resource.setrlimit(number, (limit["soft"], limit["hard"]))
-        except ValueError as error:
-            raise SetupError(f"{limit['type']} {limit['soft']}:{limit['hard']}: {error}") from None
-    if "oomScoreAdj" in process and not init.mapped:  # in a user namespace the file is not ours (`adjust_oom_score`)
-        write_text("/proc/self/oom_score_adj", str(process["oomScoreAdj"]))
+            resource.setrlimit(number, (soft, hard))
+        except (ValueError, OSError) as error:
+            reason = f"{error.strerror or error}" if isinstance(error, OSError) else str(error)
+            raise SetupError(f"{limit['type']} {soft}:{hard}: {reason}") from None
+
+
+def _apply_traits(init: Init) -> None:
+    for trait in init.traits:
+        trait.apply()
 
 
 def _bound_capabilities(init: Init) -> None:
@@ -272,14 +345,20 @@ def _bound_capabilities(init: Init) -> None:
         capabilities.limit_bounding(init.spec["process"]["capabilities"].get("bounding", ()))
 
 
-def _early_filter(init: Init) -> None:
-    # Without no_new_privs loading a filter takes CAP_SYS_ADMIN, which the next steps give away.
-    if not init.spec["process"].get("noNewPrivileges", False):
-        _load_filter(init)
+def _give_stdio(uid: int, gid: int) -> None:
+    """As in runc: nobody else than the owner of a pipe could open it again as /dev/stdout. A file stays whose it is."""
+    for fd in (0, 1, 2):
+        try:
+            if stat.S_ISFIFO(os.fstat(fd).st_mode):
+                os.fchown(fd, uid, gid)
+        except OSError:
+            pass  # closed, on a read-only file system, or of somebody who is not mapped
 
 
 def _become_user(init: Init) -> None:
     user = init.spec["process"].get("user", {})
+    if user.get("uid", 0):
+        _give_stdio(user["uid"], user.get("gid", 0))
     prctl.set_keepcaps(True)
     os.setgroups(user.get("additionalGids", []))
     os.setresgid(*[user.get("gid", 0)] * 3)
@@ -290,11 +369,22 @@ def _become_user(init: Init) -> None:
 
 def _set_capabilities(init: Init) -> None:
     if "capabilities" in init.spec["process"]:
-        capabilities.apply(init.spec["process"]["capabilities"])
+        # Without no_new_privs loading a filter takes CAP_SYS_ADMIN, which therefore goes only then.
+        kept = () if init.filter is None or _may_not_gain(init) else ("CAP_SYS_ADMIN",)
+        capabilities.apply(init.spec["process"]["capabilities"], kept)
+
+
+def _may_not_gain(init: Init) -> bool:
+    return init.spec["process"].get("noNewPrivileges", False)
 
 
 def _change_directory(init: Init) -> None:
     cwd = init.spec["process"]["cwd"]
+    own: tuple[int, ...] = (init.channel.fileno(), *([] if init.parent is None else [init.parent]))
+    preserved = range(3, 3 + init.preserved)
+    own += init.trampoline.fds if init.trampoline is not None else ()
+    own += () if init.handover is None else (init.handover.fd,)
+    close_all_but(*preserved, *own)
     try:
         os.chdir(cwd)
     except OSError as error:
@@ -315,32 +405,60 @@ def _end_with_parent(init: Init) -> None:
         raise SetupError("the container's monitor was killed")  # before the call, so there was no signal
 
 
-def _late_filter(init: Init) -> None:
-    if init.spec["process"].get("noNewPrivileges", False):
-        prctl.set_no_new_privs(1)
-        _load_filter(init)
+def _leave_clean(init: Init) -> None:
+    # All this before the filter, which need not allow more than the program itself calls.
+    process = init.spec["process"]
+    process["env"] = list(_with_home(process.get("env", []), process.get("user", {}).get("uid", 0)))
+    _libc.cloexec_from(3 + init.preserved)
+    _libc.reset_signals()  # execve keeps what is ignored, and Python and the monitor ignore some
+    _libc.set_signal_mask(_libc.NO_SIGNAL)  # execve keeps that too, and the caller's thread may block some
+
+
+def _find_program(init: Init) -> None:
+    name = init.spec["process"]["args"][0]
+    init.program = _search(name, init.spec["process"]["env"])
+    try:
+        refuse_interpreter(init.program, init.interpreter)
+    except OSError as error:  # a script's interpreter is missing
+        raise failure(name, error.errno or 0) from None
+    if init.trampoline is not None:
+        init.trampoline.report_to(init.channel.fileno())
 
 
 def _load_filter(init: Init) -> None:
-    if init.filter is not None:
-        seccomp.load(init.filter, init.filter_flags)
+    if _may_not_gain(init):
+        prctl.set_no_new_privs(1)
+    if init.filter is None:
+        return
+    if init.handover is not None:
+        init.handover.offer(init.channel)
+    seccomp.load(init.filter, init.filter_flags)
+    if init.handover is not None:
+        init.handover.wait()
+    if "capabilities" in init.spec["process"] and not _may_not_gain(init):
+        capabilities.give_up("CAP_SYS_ADMIN", init.spec["process"]["capabilities"])
 
 
 def _start_container(init: Init) -> None:
     if init.gate is not None and init.gate.hooks is not None:
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # of a hook that does not read its state
+        for hook in init.spec["hooks"].get("startContainer", ()):
+            refuse_interpreter(hook["path"], init.interpreter)
         init.gate.hooks.run("startContainer", "created", os.getpid(), init.spec["process"].get("env", ()))
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 
 
 def _execute(init: Init) -> None:
     process = init.spec["process"]
-    _libc.cloexec_from(3 + init.preserved)
-    for signum in _CATCHABLE:
-        if signal.getsignal(signum) == signal.SIG_IGN:  # execve keeps it, and Python and the monitor ignore some
-            signal.signal(signum, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # execve keeps that too, and the caller's thread may block some
     if init.reaper:
         be_reaper()
-    execute(process["args"], _with_home(process.get("env", []), process.get("user", {}).get("uid", 0)))
+    environment = dict(entry.partition("=")[::2] for entry in process["env"])
+    try:
+        if init.trampoline is not None:
+            init.trampoline.execute(init.program, process["args"], environment)
+        os.execve(init.program, process["args"], environment)
+    except OSError as error:
+        raise failure(process["args"][0], error.errno or 0) from None
 
 
 def _with_home(env: Sequence[str], uid: int) -> Sequence[str]:
@@ -356,23 +474,23 @@ def _with_home(env: Sequence[str], uid: int) -> Sequence[str]:
     return [*env, f"HOME={homes[0] if homes and homes[0] else '/'}"]
 
 
-def execute(args: Sequence[str], env: Sequence[str]) -> NoReturn:
-    """execve(2) after a search along PATH of ``env``. Raises CommandNotFound or CommandNotExecutable."""
-    environment = dict(entry.partition("=")[::2] for entry in env)
-    name = args[0]
-    directories = [""] if "/" in name else environment.get("PATH", DEFAULT_PATH).split(":") if name else []
-    refused: OSError | None = None
+def _search(name: str, env: Sequence[str]) -> str:
+    """The file that execvp(3) would execute. Raises CommandNotFound or CommandNotExecutable."""
+    path = dict(entry.partition("=")[::2] for entry in env).get("PATH", DEFAULT_PATH)
+    directories = [""] if "/" in name else path.split(":") if name else []
+    reason = errno.ENOENT
     for directory in directories:
+        candidate = f"{directory}/{name}" if directory else name
         try:
-            os.execve(f"{directory}/{name}" if directory else name, list(args), environment)
+            # access(2) counts no capabilities but root's; those that are not ambient end with the first execve.
+            if stat.S_ISREG(os.stat(candidate).st_mode) and os.access(candidate, os.X_OK):
+                return candidate
+            reason = errno.EACCES
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
-            refused = error
-    if refused is not None:
-        raise CommandNotExecutable(f"{name!r:.200} can't be executed: {os.strerror(refused.errno or 0)}", "execve")
-    where = "" if "/" in name else " in PATH"
-    raise CommandNotFound(f"{name!r:.200} not found{where} in the container", "execve")
+            reason = error.errno or 0
+    raise failure(name, reason, "" if "/" in name else " in PATH")
 
 
 def be_reaper() -> None:
@@ -385,6 +503,8 @@ def be_reaper() -> None:
     # /proc/1/exe is the host's interpreter (CVE-2019-5736), /proc/1/fd what it has open: nobody in the container may
     # follow them, at no moment. In the child execve makes it good again.
     prctl.set_dumpable(0)
+    if os.getpid() != 1:  # in a pid namespace that others are in, too
+        _libc.prctl(_libc.PR_SET_CHILD_SUBREAPER, 1)
     child = namespaces.fork()
     if child == 0:
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -438,17 +558,20 @@ _FIRST_STEPS = (
     ("createContainer hooks", _create_container),
     ("pivot_root", _enter_root),
     ("execve", _look_for_program),
+    ("trampoline", _make_trampoline),
     ("start", _await_start),
 )
 _LAST_STEPS = (
     ("limits", _limits),
+    ("process", _apply_traits),
     ("bounding set", _bound_capabilities),
-    ("seccomp", _early_filter),
     ("user", _become_user),
     ("capabilities", _set_capabilities),
     ("working directory", _change_directory),
     ("parent death signal", _end_with_parent),
-    ("seccomp", _late_filter),
+    ("clean up", _leave_clean),
+    ("execve", _find_program),
+    ("seccomp", _load_filter),
     ("startContainer hooks", _start_container),
     ("execve", _execute),
 )
@@ -459,6 +582,7 @@ JOINING_STEPS = (
     ("console", _join_console),
     ("stdio", _use_stdio),
     ("execve", _look_for_program),
+    ("trampoline", _make_trampoline),
     ("start", _await_start),
     *_LAST_STEPS,
 )

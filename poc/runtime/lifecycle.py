@@ -1,4 +1,4 @@
-"""What `poc-runtime` does with containers: create, start, kill, pause, resume, update, delete (runtime.md, Operations).
+"""What `poc-runtime` does with a container that `poc.runtime.creation` made: start, kill, pause, update, delete …
 
     create ──▶ created ── start ──▶ running ── the program ends ──▶ stopped ── delete ──▶ nothing left
     a failed create, and what `delete --force` ends, come to the last state at once
@@ -13,170 +13,33 @@ import os
 import time
 
 from poc import _fs
-from poc.errors import Conflict, InvalidArgument, NotFound, SetupError
-from poc.oci import validate
-from poc.oci.generate import device_rules
-from poc.runtime.state import CREATED, CREATING, PAUSED, RUNNING, STOPPED, State, identity
+from poc._fs import identity
+from poc.errors import Conflict, InvalidArgument, NotFound, PocError, SetupError, Unsupported
+from poc.runtime import phases
+from poc.runtime.state import CREATED, CREATING, PAUSED, RUNNING, STOPPED, State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     from poc.cgroups import Cgroup
-    from poc.oci.types import Spec
-    from poc.runtime.create import Created
+    from poc.runtime.channel import Channel
     from poc.runtime.hooks import Hooks
 
-_NO_LIMIT = (1 << 63) - 1
-_PATIENCE = 10.0  # seconds for a killed process to be gone
+_FATAL = ("startContainer hooks", "poststart hook")  # runtime.md, Lifecycle: the container is then destroyed
+_PATIENCE, _THAW_AFTER = 10.0, 0.1  # seconds for a killed process to be gone
 
 
-def create(root: str, id: str, bundle: str, *, preserved: int = 0, keyring: bool = True) -> tuple[State, Created]:
-    """Make the container that ``bundle`` describes, its program not yet started. Raises PocError and OSError.
-
-    The result's console, where there is one, and its channel are the caller's to close (`Created.leave`).
-    """
-    bundle = os.path.abspath(bundle)
-    config = f"{bundle}/config.json"
-    data = _fs.read_bytes(config)
-    spec = validate.check(validate.parse(data, config))
-    _complete(spec, id, bundle)
-    _require_free(spec["linux"]["cgroupsPath"])
-    state = State.new(root, id, {**_values(spec, id, bundle), "keyring": f"_ses.{id}" if keyring else None})
-    created = None
-    try:
-        _fs.write_atomic(f"{state.directory}/config.json", data, 0o600)
-        created = _create(state, spec, preserved)
-        state.values["ready"] = True
-        state.save()
-    except BaseException:
-        if created is not None:
-            created.abandon()
-        _forget(state, spec.get("hooks"))
-        raise
-    return state, created
+def pointed(error: PocError) -> PocError:
+    """The mechanisms know nothing of JSON pointers: what they refuse gets that of the object they were given."""
+    text = str(error)
+    if text.startswith("/"):
+        return error
+    return type(error)(f"{'/mounts' if text.startswith('mount ') else '/linux/resources'}: {text}")
 
 
-def _require_free(cgroup: str) -> None:
-    """What is in the container's cgroup ends with the container: it must not be somebody else's."""
-    from poc.cgroups import Cgroup
-
-    group = Cgroup(cgroup)
-    if group.exists() and (pids := group.pids()):
-        raise Conflict(
-            f"/linux/cgroupsPath: {cgroup} is not empty: {len(pids)} process(es) found, the first is {pids[0]}"
-        )
-
-
-def _create(state: State, spec: Spec, preserved: int) -> Created:
-    from poc.runtime.create import create as make
-    from poc.runtime.gate import Gate
-
-    joined = _open_namespaces(spec)
-    gate = Gate(
-        state.directory,
-        hooks=_hooks(state, spec["hooks"]) if state.values["hooks"] else None,
-        joined=joined,
-    )
-    try:
-        cache = f"{state.root}/.seccomp"
-        return make(
-            spec,
-            state.values["bundle"],
-            cache=cache,
-            gate=gate,
-            preserved=preserved,
-            keyring=state.values["keyring"],
-            while_mounting=state.note_process,
-        )
-    finally:
-        gate.close()
-        for fd in joined.values():
-            os.close(fd)
-
-
-def _values(spec: Spec, id: str, bundle: str) -> dict[str, Any]:
-    from poc.cgroups import Cgroup
-
-    return {
-        "ociVersion": spec["ociVersion"],
-        "id": id,
-        "bundle": bundle,
-        "rootfs": spec["root"]["path"],
-        "annotations": spec.get("annotations", {}),
-        "created": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()) + f".{time.time_ns() % 10**9:09}Z",
-        "cgroup": spec["linux"]["cgroupsPath"],
-        "freezer": Cgroup(spec["linux"]["cgroupsPath"]).freezer(),
-        "hooks": any(spec.get("hooks", {}).values()),
-    }
-
-
-def _complete(spec: Spec, id: str, bundle: str) -> None:
-    """Say what the configuration leaves to the runtime, in the way `poc.runtime.create` wants it said."""
-    spec["root"]["path"] = os.path.realpath(os.path.join(bundle, spec["root"]["path"]))
-    if not os.path.isdir(spec["root"]["path"]):
-        raise InvalidArgument(f"/root/path: {spec['root']['path']} is no directory")
-    linux, process = spec["linux"], spec["process"]
-    path = linux.get("cgroupsPath") or f"poc-runtime-{id}"
-    if not path.strip("/") or "" in path.strip("/").split("/") or {".", ".."} & set(path.split("/")):
-        raise InvalidArgument(f"/linux/cgroupsPath: {path!r} is no path below the root of the hierarchies")
-    linux["cgroupsPath"] = path.strip("/")
-    resources = linux.setdefault("resources", {})
-    resources["devices"] = _device_rules(resources.get("devices", []))
-    complete_process(process)
-    for mount in spec.get("mounts", ()):
-        source = mount.get("source", "")
-        if mount.get("type") == "bind" or {"bind", "rbind"} & set(mount.get("options", ())):
-            mount["source"] = os.path.join(bundle, source)
-
-
-def _device_rules(rules: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """As in runc, on which engines rely: nothing is allowed at first, and what every container has is at last."""
-    deny_all, *defaults = device_rules()
-    return [deny_all, *rules, *defaults]
-
-
-def complete_process(process: Any) -> None:
-    """The same for a ``process`` alone."""
-    process.setdefault("capabilities", {})  # none at all, where nothing is said
-    process.setdefault("user", {})
-    for limit in process.get("rlimits", ()):
-        for name in ("soft", "hard"):
-            limit[name] = limit[name] if limit[name] <= _NO_LIMIT else -1
-
-
-def _open_namespaces(spec: Spec) -> dict[str, int]:
-    """Descriptors of the namespaces to join."""
-    opened: dict[str, int] = {}
-    try:
-        for position, entry in enumerate(spec["linux"].get("namespaces", ())):
-            if entry.get("path"):
-                opened[entry["type"]] = _open_namespace(entry["path"], entry["type"], f"/linux/namespaces/{position}")
-    except BaseException:
-        for fd in opened.values():
-            os.close(fd)
-        raise
-    return opened
-
-
-def _open_namespace(path: str, kind: str, pointer: str) -> int:
-    from poc import _libc
-    from poc.namespaces import FLAGS
-
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise InvalidArgument(f"{pointer}/path: {path}: {error.strerror}") from None
-    try:
-        if _libc.namespace_type(fd) == FLAGS[kind]:
-            return fd
-    except OSError:
-        pass  # ENOTTY: no namespace at all
-    os.close(fd)
-    raise InvalidArgument(f"{pointer}/path: {path} is no {kind} namespace")
-
-
-def _hooks(state: State, hooks: Any) -> Hooks:
+def hooks_of(state: State, hooks: Any) -> Hooks:
     from poc.runtime.hooks import Hooks
 
     return Hooks(hooks or {}, {key: value for key, value in state.as_json(CREATING).items() if key != "owner"})
@@ -189,14 +52,32 @@ def start(root: str, id: str) -> None:
     with State.locked(root, id) as state:
         if (status := state.status()) != CREATED:
             raise Conflict(f"cannot start container {id}: it is {status}, not created")
-        gate.start(state.directory)
-        if not state.values["hooks"]:
-            return
+        if not state.values["program"]:
+            raise Conflict(f"cannot start container {id}: its configuration names no program in /process")
+        phases.mark("state")
+        hooks = state.spec().get("hooks") if state.values["hooks"] else None
         try:
-            _hooks(state, state.spec().get("hooks")).run("poststart", RUNNING, state.values["pid"])
-        except SetupError:
-            _end(state)
+            gate.start(state.directory, lambda channel, number: _take_listener(state, channel, number))
+            phases.mark("exec")
+            if hooks:
+                hooks_of(state, hooks).run("poststart", RUNNING, state.values["pid"])
+        except SetupError as error:
+            if error.step in _FATAL:
+                _end(state)
+                forget(state, hooks)
             raise
+
+
+def _take_listener(state: State, channel: Channel, number: int) -> None:
+    from poc.runtime import notify
+
+    try:
+        notify.take_over(
+            channel, number, state.values["pid"], state.spec()["linux"]["seccomp"], state.as_json(CREATING)
+        )
+    except BaseException:
+        _end(state)
+        raise
 
 
 def kill(root: str, id: str, signum: int, everybody: bool = False) -> None:
@@ -211,7 +92,7 @@ def kill(root: str, id: str, signum: int, everybody: bool = False) -> None:
     if not alive:
         raise Conflict(f"container not running: {id}")
     try:
-        pidfd = os.pidfd_open(state.values["pid"])
+        pidfd = _fs.pidfd_open(state.values["pid"])
     except ProcessLookupError:
         raise Conflict(f"container not running: {id}") from None
     try:
@@ -239,7 +120,7 @@ def pause(root: str, id: str) -> None:
     state = State.load(root, id)
     if (status := state.status()) not in (RUNNING, CREATED):
         raise Conflict(f"cannot pause container {id}: it is {status}")
-    _group(state).freeze()
+    group_of(state).freeze()
 
 
 def resume(root: str, id: str) -> None:
@@ -247,25 +128,43 @@ def resume(root: str, id: str) -> None:
     state = State.load(root, id)
     if (status := state.status()) != PAUSED:
         raise Conflict(f"cannot resume container {id}: it is {status}, not paused")
-    _group(state).thaw()
+    group_of(state).thaw()
 
 
-def update(root: str, id: str, resources: dict[str, Any]) -> None:
-    """Put other limits into force on a container that runs."""
+def update(root: str, id: str, resources: dict[str, Any], schemata: Sequence[str] = ()) -> None:
+    """Put other limits into force on a container that runs; ``schemata`` are lines for its class (intelRdt)."""
     state = State.load(root, id)
     if (status := state.status()) == STOPPED:
         raise Conflict(f"cannot update container {id}: it is {status}")
-    group = _group(state)
-    group.apply(resources)
-    group.allow_devices(resources.get("devices", ()))
+    if schemata:
+        _share_out(state, schemata)
+    group = group_of(state)
+    try:
+        group.apply(resources)
+        group.allow_devices(resources.get("devices", ()))
+    except (InvalidArgument, Unsupported) as error:
+        raise pointed(error) from None
+
+
+def _share_out(state: State, schemata: Sequence[str]) -> None:
+    from poc.runtime import resctrl
+
+    resctrl.mount_point()
+    if not state.values.get("resctrl"):
+        raise Conflict(f"container {state.id} has no class of its own (/linux/intelRdt) to change")
+    resctrl.write(state.values["resctrl"], schemata)
 
 
 def processes(root: str, id: str) -> list[int]:
     """The pids, as seen from here, of all that runs in a container."""
-    return _group(State.load(root, id)).pids()
+    return group_of(State.load(root, id)).pids()
 
 
-def _group(state: State) -> Cgroup:
+def group_of(state: State) -> Cgroup:
+    if state.values.get("systemd"):
+        from poc.cgroups.systemd import Scope
+
+        return Scope(state.values["cgroup"], state.values["annotations"])
     from poc.cgroups import Cgroup
 
     return Cgroup(state.values["cgroup"])
@@ -280,7 +179,7 @@ def delete(root: str, id: str, force: bool = False) -> list[str]:
                 raise Conflict(f"cannot delete container {id} that is not stopped: {status}")
             hooks = state.spec().get("hooks") if state.values["hooks"] else None
             _end(state)
-            return _forget(state, hooks)
+            return forget(state, hooks)
     except NotFound:
         if not force:
             raise
@@ -291,21 +190,36 @@ def delete(root: str, id: str, force: bool = False) -> list[str]:
 def _end(state: State) -> None:
     """Kill the first process, and wait until it is gone."""
     pid = state.values["pid"]
-    deadline = time.monotonic() + _PATIENCE
+    began = time.monotonic()
     while state.status() != STOPPED:
         if pid and [pid, state.values["started"]] == identity(pid):
             os.kill(pid, 9)
-        if time.monotonic() > deadline:
+        if time.monotonic() > began + _PATIENCE:
             raise Conflict(f"container {state.id} does not end: process {pid} is stuck in the kernel")
+        if time.monotonic() > began + _THAW_AFTER:
+            _thaw(state)
         time.sleep(0.001)
 
 
-def _forget(state: State, hooks: Any) -> list[str]:
-    from poc.cgroups import Cgroup
+def _thaw(state: State) -> None:
+    """On cgroup v1 a frozen process does not die, and somebody may have frozen it in a cgroup of their own."""
+    group = group_of(state)
+    try:
+        group.add(state.values["pid"])
+        group.thaw()
+    except OSError:
+        pass  # it has died meanwhile
 
-    group = Cgroup(state.values["cgroup"])
-    if group.exists():
-        group.kill()
-        group.remove()
+
+def forget(state: State, hooks: Any) -> list[str]:
+    group_of(state).end()
+    if state.values.get("resctrl"):
+        from poc.runtime import resctrl
+
+        resctrl.remove(state.values["resctrl"])
+    if state.values.get("mount"):
+        from poc import rootfs
+
+        rootfs.unmount_from_host(state.values["rootfs"], state.values["mount"])
     state.remove()
-    return _hooks(state, hooks).run_all("poststop", STOPPED) if hooks else []
+    return hooks_of(state, hooks).run_all("poststop", STOPPED) if hooks else []

@@ -6,14 +6,18 @@ and time, or the same as ``key=value``.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
 
+from poc._lean import json
+from poc.errors import shorten
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+_LONGEST = 2000
 
 
 class Log:
@@ -26,13 +30,19 @@ class Log:
         self.form = form
         self.debugging = debugging
 
+    def check(self) -> None:
+        """Raises OSError when nothing can be written to the file."""
+        if self.path:
+            os.close(self._open())
+
     def error(self, text: str) -> None:
+        text = one_line(text)
         self._write("error", text)
         if self.path or self.form == "text":
             print(f"poc-runtime: {text}", file=sys.stderr)
 
     def warn(self, texts: Iterable[str]) -> None:
-        for text in texts:
+        for text in map(one_line, texts):
             self._write("warning", text)
             if self.path or self.form == "text":
                 print(f"poc-runtime: warning: {text}", file=sys.stderr)
@@ -58,9 +68,18 @@ class Log:
             sys.stderr.write(line)
             return
         try:
-            fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            fd = self._open()
         except OSError as error:
             print(f"poc-runtime: {self.path}: {error.strerror}", file=sys.stderr)
             return
         with open(fd, "w") as file:
             file.write(line)
+
+    def _open(self) -> int:
+        return os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+
+
+def one_line(text: str) -> str:
+    """``text`` as one line that a terminal can show: what is somebody else's may hold anything, and be 10 MB long."""
+    text = shorten(text, _LONGEST)
+    return text if text.isprintable() else text.encode("unicode_escape").decode()

@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import binascii
 import ctypes
-import json
 import os
-import socket
 import stat
 
 from poc import _fs
+from poc._lean import json, socket
 from poc._libc import check, libc
 from poc.errors import InvalidArgument
 
@@ -39,6 +38,7 @@ _FLAGS = {
     _WAIT_KILLABLE_RECV: 0x20,
 }
 FLAGS = tuple(name for name in _FLAGS if name != _NEW_LISTENER)
+_PASSING = ("SCMP_ACT_ALLOW", "SCMP_ACT_LOG")
 
 # Profiles share this many files: the cache needs no sweeping, and two that meet in one only compile more often.
 _SLOTS = 1024
@@ -76,16 +76,32 @@ def filter_flags(seccomp: Mapping[str, Any]) -> tuple[str, ...]:
         flags = [_SPEC_ALLOW]
     elif not isinstance(flags, list):
         raise InvalidArgument(f"/linux/seccomp/flags: {flags!r:.60} is no array")
-    notifies = seccomp.get("defaultAction") == "SCMP_ACT_NOTIFY" or any(
-        entry.get("action") == "SCMP_ACT_NOTIFY" for entry in seccomp.get("syscalls") or ()
-    )
+    asking = notifies(seccomp)
     for position, flag in enumerate(flags):
         pointer = f"/linux/seccomp/flags/{position}"
         if flag not in FLAGS:
             raise InvalidArgument(f"{pointer}: {flag!r} is none of {', '.join(FLAGS)}")
-        if flag == _WAIT_KILLABLE_RECV and not notifies:
+        if flag == _WAIT_KILLABLE_RECV and not asking:
             raise InvalidArgument(f"{pointer}: {flag} is for profiles with a SCMP_ACT_NOTIFY")
-    return (*flags, _NEW_LISTENER) if notifies else tuple(flags)
+    return (*flags, _NEW_LISTENER) if asking else tuple(flags)
+
+
+def permits(seccomp: Mapping[str, Any], calls: Iterable[str]) -> bool:
+    """Does a profile that `program` took let these calls pass, whatever their arguments?"""
+    otherwise = seccomp.get("defaultAction") in _PASSING
+    for call in calls:
+        rules = [entry for entry in seccomp.get("syscalls") or () if call in entry["names"]]
+        if not all(entry["action"] in _PASSING for entry in rules):
+            return False
+        if not otherwise and all(entry.get("args") for entry in rules):
+            return False
+    return True
+
+
+def notifies(seccomp: Mapping[str, Any]) -> bool:
+    """Does a profile that `program` took leave anything to an agent?"""
+    actions = [seccomp.get("defaultAction"), *(entry.get("action") for entry in seccomp.get("syscalls") or ())]
+    return "SCMP_ACT_NOTIFY" in actions
 
 
 def load(program: bytes, flags: Iterable[str] = ()) -> int | None:
@@ -102,28 +118,33 @@ def load(program: bytes, flags: Iterable[str] = ()) -> int | None:
     return result if _NEW_LISTENER in names else None
 
 
-def send_listener(path: str, listener: int, state: Mapping[str, Any], metadata: str = "") -> None:
-    """Hand a listener to the agent at ``listenerPath``, with the container's ``state`` (a runtime-spec state).
+def agent(path: str) -> socket.socket:
+    """A connection to the agent at ``listenerPath``, for one `send_listener`. Raises OSError."""
+    end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        end.connect(path)
+    except BaseException:
+        end.close()
+        raise
+    return end
+
+
+def send_listener(agent: socket.socket, listener: int, pid: int, state: Mapping[str, Any], metadata: str = "") -> None:
+    """Hand an agent the listener of the process ``pid``, with the container's ``state`` (a runtime-spec state).
 
     One connection, one message: the runtime spec's "container process state" (config-linux.md). Not for a process
-    under the filter: the agent it asks may be the one it is still talking to. Raises OSError naming the path.
+    under the filter: the agent it asks may be the one it is still talking to. Raises OSError.
     """
     message = {
         "ociVersion": state["ociVersion"],
         "fds": ["seccompFd"],
-        "pid": state["pid"],
+        "pid": pid,
         "metadata": metadata,
         "state": dict(state),
     }
     data = json.dumps(message).encode()
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as agent:
-            agent.connect(path)
-            sent = socket.send_fds(agent, [data], [listener])
-            agent.sendall(data[sent:])
-    except OSError as error:
-        text = f"seccomp agent at {path}: {os.strerror(error.errno or 0)}"
-        raise OSError(error.errno, text) from None
+    sent = socket.send_fds(agent, [data], [listener])
+    agent.sendall(data[sent:])
 
 
 def _key(seccomp: Mapping[str, Any]) -> bytes:

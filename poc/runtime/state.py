@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import fcntl
 import os
-from contextlib import contextmanager
 
 from poc import _fs
+from poc._fs import identity, is_alive
 from poc.errors import Conflict, InvalidArgument, NotFound
 
 TYPE_CHECKING = False
@@ -74,7 +74,7 @@ class State:
 
     def note_process(self, process: Process) -> None:
         """Write down the container's first process, which is not ready yet."""
-        self.values.update(pid=process.pid, started=_look_at(process.pid)[0])
+        self.values.update(pid=process.pid, started=_fs.process_start(process.pid)[0])
         self.save()
 
     def remove(self) -> None:
@@ -83,19 +83,10 @@ class State:
         _fs.remove_tree(self.directory)
 
     @classmethod
-    @contextmanager
-    def locked(cls, root: str, id: str) -> Iterator[State]:
-        """An existing container, which nobody else starts or deletes meanwhile. Raises NotFound."""
+    def locked(cls, root: str, id: str) -> Locked:
+        """A context manager: an existing container, which nobody else starts or deletes meanwhile. Raises NotFound."""
         check_id(id)
-        try:
-            fd = os.open(f"{root}/{id}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            raise NotFound(f"container {id!r} does not exist in {root}") from None
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            yield cls.load(root, id)
-        finally:
-            os.close(fd)
+        return Locked(root, id)
 
     def spec(self) -> Spec:
         """The configuration it was created with."""
@@ -104,7 +95,7 @@ class State:
 
     def status(self) -> str:
         """What it is doing at this moment."""
-        started, flags = _look_at(self.values["pid"]) if self.values["pid"] else (None, 0)
+        started, flags = _fs.process_start(self.values["pid"]) if self.values["pid"] else (None, 0)
         if not self.values["ready"]:
             return CREATING if is_alive(self.values["creator"]) else STOPPED
         if started is None or started != self.values["started"]:
@@ -137,6 +128,31 @@ class State:
         return {**shown, "owner": ""}
 
 
+class Locked:
+    """The lock on a container's directory, held within ``with``."""
+
+    __slots__ = ("_fd", "_id", "_root")
+
+    def __init__(self, root: str, id: str) -> None:
+        self._root = root
+        self._id = id
+
+    def __enter__(self) -> State:
+        try:
+            self._fd = os.open(f"{self._root}/{self._id}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise NotFound(f"container {self._id!r} does not exist in {self._root}") from None
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX)
+            return State.load(self._root, self._id)
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+
 def all_of(root: str) -> Iterator[State]:
     """Every container below ``root``, by id."""
     try:
@@ -155,25 +171,5 @@ def check_id(id: str) -> None:
     good = id.replace("_", "").replace("-", "").replace("+", "").replace(".", "")
     if not (good.isalnum() and good.isascii()) or id in (".", "..") or len(id) > _LONGEST_ID:
         raise InvalidArgument(
-            f"container id {id!r:.80}: it is made of letters, digits and _ + - . and has 1 to {_LONGEST_ID} of them"
+            f"container ID {id!r:.80}: invalid character, or not 1 to {_LONGEST_ID} letters, digits, _ + - ."
         )
-
-
-def identity(pid: int) -> list[int] | None:
-    """[pid, start time], to be recognised by `is_alive`."""
-    started = _look_at(pid)[0]
-    return None if started is None else [pid, started]
-
-
-def is_alive(process: list[int] | None) -> bool:
-    """Is the process with this pid *and* this start time still there?"""
-    return process is not None and _look_at(process[0])[0] == process[1]
-
-
-def _look_at(pid: int) -> tuple[int | None, int]:
-    """(start time or None, flags) of a process: fields 22 and 9 of proc_pid_stat(5)."""
-    try:
-        fields = _fs.read_bytes(f"/proc/{pid}/stat").rpartition(b")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None, 0
-    return (None if fields[0] in (b"Z", b"X") else int(fields[19])), int(fields[6])

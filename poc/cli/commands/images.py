@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from poc.cli.output import age, local_time, show, size
-from poc.cli.parse import FLAG, VALUE, Args, Command, Option
+from poc.cli.output import FORMAT, age, local_time, show, size
+from poc.cli.parse import FLAG, LIST, Args, Command, Option
 from poc.engine import Engine
 
 TYPE_CHECKING = False
@@ -13,11 +13,21 @@ if TYPE_CHECKING:
     from poc.images.store import Image
 
 COMMAND = Command(
-    example="poc images --format json",
+    arguments="[REPOSITORY[:TAG]]",
+    complete="image",
+    example="poc images --format '{{.Repository}}:{{.Tag}} {{.Size}}'",
     options=(
+        Option("-a --all", FLAG, "Show all images; there are no intermediate ones that would be hidden"),
         Option("-q --quiet", FLAG, "Show ids only"),
         Option("--no-trunc", FLAG, "Show ids in full"),
-        Option("--format", VALUE, "table, or json: one object a line", metavar="FORMAT", complete=("json", "table")),
+        Option("--digests", FLAG, "Show digests"),
+        Option(
+            "-f --filter",
+            LIST,
+            "Show those that match: dangling, label, reference (a pattern), before or since; repeatable",
+            metavar="KEY=VALUE",
+        ),
+        FORMAT,
     ),
 )
 
@@ -30,14 +40,23 @@ COLUMNS = (
 )
 
 
+HEADINGS = {
+    **{"CreatedAt": "CREATED AT", "Digest": "DIGEST", "SharedSize": "SHARED SIZE", "UniqueSize": "UNIQUE SIZE"},
+    **{"AliasOf": "ALIAS OF", "VirtualSize": "SIZE"},
+}
+
+
 def run(args: Args) -> int:
-    found = [row for image in Engine(args.root).images.list() for row in rows(image, args.no_trunc)]
+    patterns = [f"reference={args.arguments[0]}"] if args.arguments else []
+    images = Engine(args.root).images.list([*args.filter, *patterns])
+    found = [row for image in images for row in rows(image, args.no_trunc)]
     if args.quiet:
         for identity in dict.fromkeys(row["ID"] for row in found):
             print(identity)
         return 0
     aliases = [("ALIAS OF", "AliasOf")] if any(row["AliasOf"] for row in found) else []
-    show(found, [*COLUMNS, *aliases], args.format)
+    columns = [*COLUMNS[:2], *([("DIGEST", "Digest")] if args.digests else []), *COLUMNS[2:], *aliases]
+    show(found, columns, args.format, HEADINGS)
     return 0
 
 
@@ -56,6 +75,7 @@ def rows(image: Image, full: bool = False) -> Iterator[dict[str, str]]:
             "ID": image.id if full else image.id.removeprefix("sha256:")[:12],
             "CreatedSince": f"{age(image.created)} ago",
             "CreatedAt": local_time(image.created),
-            "Size": size(image.size),
+            **{"Size": size(image.size), "VirtualSize": size(image.size), "Digest": "<none>"},
+            **{"Containers": "N/A", "SharedSize": "N/A", "UniqueSize": "N/A"},
             "AliasOf": image.distribution if alias else "",
         }

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from poc.cli.output import progress
 from poc.cli.parse import VALUE, Args, Command, Option
+from poc.cli.progress import progress
 from poc.engine import Engine
 
 SOURCES = ("registry", "bootstrap", "tar", "dir", "docker")

@@ -1,25 +1,27 @@
-"""`poc inspect`: docker's description of containers, as one JSON array."""
+"""`poc inspect`: docker's description of containers, images, networks and volumes, as one JSON array."""
 
 from __future__ import annotations
 
-import json
+from poc.cli import inspecting
+from poc.cli.parse import VALUE, Args, Command, Option
 
-from poc.cli.output import complain
-from poc.cli.parse import Args, Command
-from poc.engine import Engine
-from poc.errors import NotFound
-
-COMMAND = Command(arguments="CONTAINER [CONTAINER...]", complete="container", example="poc inspect web")
+COMMAND = Command(
+    arguments="NAME [NAME...]",
+    complete="object",
+    example="poc inspect -f '{{.State.Status}} {{.NetworkSettings.IPAddress}}' web",
+    options=(
+        inspecting.FORMAT,
+        inspecting.SIZE,
+        Option(
+            "--type",
+            VALUE,
+            "Only look for a container, image, network or volume",
+            metavar="TYPE",
+            complete=("container", "image", "network", "volume"),
+        ),
+    ),
+)
 
 
 def run(args: Args) -> int:
-    containers = Engine(args.root).containers
-    found, code = [], 0
-    for name in args.arguments:
-        try:
-            found.append(containers.get(name).attrs)
-        except NotFound as error:
-            complain(error)
-            code = 1
-    print(json.dumps(found, indent=4))
-    return code
+    return inspecting.inspect(args, args.type or "", args.size)

@@ -11,7 +11,10 @@ COMMAND = Command(
     arguments="CONTAINER [CONTAINER...]",
     complete="container",
     example="poc rm -f web",
-    options=(Option("-f --force", FLAG, "Kill the container if it runs; a missing one is no error"),),
+    options=(
+        Option("-f --force", FLAG, "Kill the container if it runs; a missing one is no error"),
+        Option("-v --volumes", FLAG, "Remove its anonymous volumes too"),
+    ),
 )
 
 
@@ -20,9 +23,9 @@ def run(args: Args) -> int:
 
     def remove(name: str) -> None:
         try:
-            containers.get(name).remove(force=args.force)
+            containers.get(name).remove(force=args.force, v=args.volumes)
         except ContainerNotFound:
             if not args.force:
                 raise
 
-    return each(args.arguments, remove)
+    return each(args.arguments, remove, together=True)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from poc.cli.each import each
 from poc.cli.output import complain, window_size
 from poc.cli.parse import FLAG, Args, Command, Option
+from poc.cli.terminal import DETACH_OPTION
 from poc.engine import Engine
+from poc.engine.keys import parse_keys
 from poc.errors import InvalidArgument
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from poc.engine.attach import Session
-    from poc.engine.containers import Container
+    from poc.engine.container import Container
 
 COMMAND = Command(
     arguments="CONTAINER [CONTAINER...]",
@@ -20,6 +22,7 @@ COMMAND = Command(
     options=(
         Option("-a --attach", FLAG, "Show the container's output and pass signals on"),
         Option("-i --interactive", FLAG, "Attach stdin too"),
+        DETACH_OPTION,
     ),
 )
 
@@ -32,14 +35,16 @@ def run(args: Args) -> int:
         raise InvalidArgument("only one container can be started with -a or -i")
     from poc.cli.terminal import attach
 
+    keys = parse_keys(args.detach_keys)
     container = engine.containers.get(args.arguments[0])
-    session = _start(container, attach=True)
+    stdin = args.interactive and container.config.stdin_open
+    session = _start(container, attach=True, stdin=stdin)
     assert session is not None
-    return attach(container, session, stdin=args.interactive, tty=container.config.tty)
+    return attach(container, session, stdin, container.config.tty, keys) or 0
 
 
-def _start(container: Container, attach: bool = False) -> Session | None:
-    session = container.start(attach, size=window_size() if container.config.tty else None)
+def _start(container: Container, attach: bool = False, stdin: bool = False) -> Session | None:
+    session = container.start(attach, window_size() if container.config.tty else None, stdin)
     for warning in container.warnings:
         complain(warning, prefix="Warning")
     return session

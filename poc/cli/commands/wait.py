@@ -11,4 +11,4 @@ COMMAND = Command(arguments="CONTAINER [CONTAINER...]", complete="container", ex
 
 def run(args: Args) -> int:
     containers = Engine(args.root).containers
-    return each(args.arguments, lambda name: containers.get(name).wait())
+    return each(args.arguments, lambda name: containers.get(name).wait(), together=True)

@@ -311,6 +311,8 @@ def _unified(files: Resources, host: Hierarchies) -> Iterator[Setting]:
         controller, dot, _ = file.partition(".")
         if not dot or "/" in file:
             raise InvalidArgument(f"unified: {file!r} is no name of a cgroup v2 file, such as memory.high")
+        if controller == "cgroup" and not file.startswith("cgroup.max."):  # frozen or killed before it begins
+            raise InvalidArgument(f"unified: {file} is no limit")
         if host.unified is None or not (controller == "cgroup" or host.v2(controller)):
             raise Unsupported(f"unified: {file} needs the controller {controller} on cgroup v2, where it is not here")
         # A file with a line per device takes one line in one write.

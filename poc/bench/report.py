@@ -1,0 +1,153 @@
+"""Results as tables and sentences; prints nothing itself."""
+
+from __future__ import annotations
+
+from poc.bench.statistics import LOWER, Ratio, independent_ratio, ratio, sentence, summarize
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Any
+
+    from poc.bench.results import Results
+
+    Table = tuple[list[str], list[list[str]]]  # headings and rows
+
+
+def against(results: Results, base: str = "host") -> Table:
+    """For each metric the medians of the base and of each other runtime, and the ratio with its interval."""
+    others = [name for name in results.data["runtimes"] if name != base]
+    rows = []
+    for name, suite in results.data["suites"].items():
+        for key, title, unit, *_ in suite["metrics"]:
+            for other in others:
+                mine, theirs = results.pairs(name, key, other, base)
+                if mine:
+                    found = ratio(mine, theirs)
+                    row = [suite["title"], title, unit, amount(_median(theirs)), amount(_median(mine))]
+                    rows.append([*row, *_cells(found), *([other] if len(others) > 1 else ())])
+    container = "container" if len(others) > 1 else (others or ["container"])[0]
+    headings = ["WORKLOAD", "METRIC", "UNIT", base.upper(), container.upper(), "RATIO", "95 % INTERVAL"]
+    return [*headings, *(["RUNTIME"] if len(others) > 1 else ())], _once(rows)
+
+
+def matrix(results: Results, base: str | None = None) -> Table:
+    """For each metric a row for each runtime; the ratio is to ``base``, without one to the first that was measured."""
+    rows = []
+    for name, suite in results.data["suites"].items():
+        for key, title, unit, *_ in suite["metrics"]:
+            measured = [runtime for runtime in results.data["runtimes"] if results.samples(name, key, runtime)]
+            first = _base(base, measured)
+            for runtime in measured:
+                found = summarize(list(results.samples(name, key, runtime).values()))
+                figures = (found.median, found.min, found.max, found.stddev)
+                cells = [name, f"{title}, {unit}", runtime, str(found.n), *map(amount, figures)]
+                compared = None if runtime == first else ratio(*results.pairs(name, key, runtime, first))
+                more = f"{compared}" if compared else "1" if runtime == first else "-"
+                rows.append([*cells, more])
+    headings = ["SUITE", "METRIC", "RUNTIME", "N", "MEDIAN", "MIN", "MAX", "STDDEV"]
+    return [*headings, f"RATIO TO {(base or 'the first').upper()}"], _once(rows, 2)
+
+
+def sentences(results: Results, base: str | None = None) -> Iterator[str]:
+    """One for each suite and runtime, by the suite's headline; then what was skipped, and what failed."""
+    for name, suite in results.data["suites"].items():
+        key, _, _, better, words = next(row for row in suite["metrics"] if row[0] == suite["headline"])
+        measured = [runtime for runtime in results.data["runtimes"] if results.samples(name, key, runtime)]
+        first = _base(base, measured)
+        for runtime in measured:
+            if runtime != first and better:
+                found = ratio(*results.pairs(name, key, runtime, first))
+                yield sentence(suite["title"], found, better, runtime, first, tuple(words), len(measured) > 2)
+    for name, reasons in results.data["skipped"].items():
+        for reason in dict.fromkeys(reasons.values()):
+            yield f"{name}: not measured, {reason}"
+
+
+def notes(results: Results) -> Iterator[str]:
+    """What a reader has to know beside the figures."""
+    data = results.data
+    machine, settings = data["machine"], data["settings"]
+    if machine:
+        memory = machine["memory"] / 2**30
+        yield (
+            f"{machine['cpu']}, {machine['cpus']} CPUs, {memory:.1f} GiB, {machine['kernel']}, cgroup"
+            f" {machine['cgroup']}, {machine['filesystem']}"
+        )
+        if machine["load"][0] > machine["cpus"] / 2:
+            yield (
+                f"the machine was busy when this began: load {machine['load'][0]:.1f} on {machine['cpus']} CPUs;"
+                " against others a container has the CPU share of its own cgroup,"
+                " a program on the host that of its caller's"
+            )
+    yield (
+        f"{settings['runs']} runs after {settings['warmup']} to warm up, order shuffled with the seed"
+        f" {settings['seed']}"
+    )
+    if image := settings.get("image"):
+        yield f"containers ran the programs of the image {image}; the host's may be other builds of them"
+    if data["harness"]:
+        cost = summarize([seconds * 1000 for seconds in data["harness"]])
+        yield f"the harness itself: `true` on the host takes {cost.median:.1f} ms ({cost.min:.1f} to {cost.max:.1f})"
+    told = [(sample["suite"], note) for sample in data["samples"] for note in sample.get("notes", ())]
+    yield from dict.fromkeys(f"{suite}: {note}" for suite, note in told)
+    keys = [key for suite in data["summary"].values() for key in suite.values()]
+    outliers = sum(len(found["outliers"]) for key in keys for found in key.values())
+    if outliers:
+        yield f"{outliers} values lie far from the others of their kind; they are counted like all"
+
+
+def markdown(table: Table) -> str:
+    """The original's kind of table."""
+    from tabulate import tabulate
+
+    return tabulate(table[1], table[0], tablefmt="github", disable_numparse=True)
+
+
+def regressions(old: Results, new: Results) -> Iterator[tuple[str, bool]]:
+    """(sentence, is it worse?) of what both have measured; what only one has is left out."""
+    for name, suite in new.data["suites"].items():
+        for key, title, _, better, words in suite["metrics"]:
+            for runtime in new.data["runtimes"]:
+                after, before = (list(found.samples(name, key, runtime).values()) for found in (new, old))
+                if after and before and better:
+                    found = independent_ratio(after, before)
+                    worse = found is not None and found.differs and (found.value > 1) == (better == LOWER)
+                    yield sentence(f"{name} ({title}) {runtime}", found, better, "it", "before", tuple(words)), worse
+
+
+def amount(value: float) -> str:
+    """Four digits, and never a power of ten."""
+    if value == 0:
+        return "0"
+    if abs(value) >= 1000:
+        return f"{value:.0f}"
+    return f"{value:.4g}" if abs(value) >= 0.001 else f"{value:.6f}"
+
+
+def _base(wanted: str | None, measured: Sequence[str]) -> str:
+    """The runtime that the others are compared with: the first, unless the one that is wanted was measured."""
+    return wanted if wanted in measured and wanted is not None else next(iter(measured), "")
+
+
+def _median(samples: Sequence[float]) -> float:
+    return summarize(samples).median
+
+
+def _cells(found: Ratio | None) -> list[str]:
+    if found is None:
+        return ["-", "a value of 0 has no ratio"]
+    if found.low is None or found.high is None:
+        return [f"{found.value:.3f}", "one run has none"]
+    return [f"{found.value:.3f}", f"{found.low:.3f} to {found.high:.3f}"]
+
+
+def _once(rows: list[list[str]], columns: int = 1) -> list[list[str]]:
+    """The same words below one another only once, in the first columns."""
+    shown: list[Any] = []
+    before: list[str] = [""] * columns
+    for row in rows:
+        same = [row[: at + 1] == before[: at + 1] for at in range(columns)]
+        shown.append(["" if at < columns and same[at] else cell for at, cell in enumerate(row)])
+        before = row
+    return shown
