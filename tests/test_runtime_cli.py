@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 from conftest import CHECKOUT, needs
 
-from poc._fs import read_text
+from poc._fs import identity, read_text
 from poc.cgroups import host
+from poc.runtime import lifecycle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -843,6 +844,26 @@ def test_delete_of_what_somebody_froze(runtime: Runtime, bundle: Bundle, output:
         with open(f"{freezer}/freezer.state", "w") as stream:
             stream.write("THAWED")
         os.rmdir(freezer)
+
+
+def test_delete_of_one_that_ends_meanwhile(
+    runtime: Runtime, bundle: Bundle, output: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle.write("sleep", "60")
+    assert runtime("run", "--detach", "--bundle", bundle.directory, "late", output=output.fd).exit_code == 0, output()
+
+    def then_ends(pid: int) -> list[int] | None:
+        found = identity(pid)
+        fd = os.pidfd_open(pid)
+        signal.pidfd_send_signal(fd, signal.SIGKILL)
+        while os.path.exists(f"/proc/{pid}"):
+            time.sleep(0.001)
+        os.close(fd)
+        return found
+
+    monkeypatch.setattr(lifecycle, "identity", then_ends)
+    lifecycle.delete(runtime.root, "late", force=True)
+    assert runtime("state", "late").exit_code == 1
 
 
 def test_preserved_descriptors(each: Runtime, bundle: Bundle) -> None:

@@ -193,7 +193,10 @@ def _end(state: State) -> None:
     began = time.monotonic()
     while state.status() != STOPPED:
         if pid and [pid, state.values["started"]] == identity(pid):
-            os.kill(pid, 9)
+            try:
+                os.kill(pid, 9)
+            except ProcessLookupError:
+                pass  # it has ended since
         if time.monotonic() > began + _PATIENCE:
             raise Conflict(f"container {state.id} does not end: process {pid} is stuck in the kernel")
         if time.monotonic() > began + _THAW_AFTER:
