@@ -428,7 +428,7 @@ def test_runtimes_by_name() -> None:
 
 def test_yaml(tmp_path: Path) -> None:
     path = tmp_path / "bench.yaml"
-    base = config.Config(("host", "poc"), runs=3)
+    base = config.Config(runs=3)
     path.write_text(
         "runtimes: {poc: null, gvisor: /usr/local/bin/runsc}\nfilter: [boot, limits]\nwarmup: 0\n"
         "scale: 2\noutput: out.json\n"
@@ -619,11 +619,11 @@ def test_an_option_without_an_effect_is_refused(cli: CommandLine, tmp_path: Path
         ["suites", "--quick"],
         ["compare", made, made, "--format=json"],
         ["report", made, "--seed=3"],
-        ["prepare", "--output=x"],
+        ["prepare", "--quick"],
     ):
         done = cli("bench", *words)
-        assert done.exit_code == 1 and done.stdout == ""
-        assert f"poc bench {words[0]} has no {words[-1].partition('=')[0]}" in done.stderr
+        assert done.exit_code == 125 and done.stdout == ""
+        assert done.stderr.startswith(f"poc: unknown flag: {words[-1].partition('=')[0]} (see 'poc bench {words[0]} --")
     for words, message in [
         (["report", made, "--format=xml"], "neither html nor markdown"),
         (["report", made, "--relative-to=poc"], "chosen in the page itself"),
@@ -717,6 +717,45 @@ def test_an_image_of_the_store_in_place_of_the_hosts_programs(
     assert data["skipped"]["io.fio.read"]["poc"].startswith("fio: not there (install it")
     absent = cli("bench", *options, "--image=nowhere", "boot")
     assert absent.exit_code == 1 and "no such image: nowhere" in absent.stderr
+
+
+@needs("root")
+def test_an_image_of_several_layers(cli: CommandLine, place: str, tmp_path: Path, image_tar: str) -> None:
+    """What upper layers have added, replaced and removed is so."""
+    change = "rm /bin/dd /bin/date; printf '#!/bin/sh\\necho 1000000000\\n' > /bin/date; chmod 755 /bin/date"
+    assert cli("run", "--network=none", "--name=change", "busybox", "sh", "-c", change).exit_code == 0
+    assert cli("commit", "change", "changed").exit_code == 0 and cli("rm", "change").exit_code == 0
+    path = tmp_path / "out.json"
+    options = ["--runtimes=poc,poc-runtime", "--runs=1", "--warmup=0", f"--directory={place}", "-o", str(path)]
+    done = cli("bench", *options, "--image=changed", "boot", "io.dd")
+    assert cli("rmi", "changed").exit_code == 0
+    data = json.loads(path.read_text())
+    assert done.exit_code == 0 and data["summary"]["boot"]["boot"].keys() == {"poc", "poc-runtime"}, data["samples"]
+    assert all(sample["values"]["boot"] < -1e12 for sample in data["samples"])  # as its date says
+    assert data["skipped"]["io.dd"].keys() == {"poc", "poc-runtime"}
+
+
+@needs("root", "program:ldd")
+def test_an_image_is_prepared_of_what_is_there(cli: CommandLine, tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    for name in ("sysbench", "sh"):
+        (tmp_path / "bin" / name).write_text("")
+    done = cli("bench", "prepare", "--from=dir", str(tmp_path))
+    assert done.exit_code == 0 and done.stderr == ""
+    first, second = done.stdout.splitlines()
+    assert first == f"poc-bench (made from {tmp_path}): poc bench --image poc-bench …"
+    assert (
+        second.startswith("it lacks true, ") and "fio" in second and "sysbench" not in second and " sh," not in second
+    )
+    assert cli("rmi", "poc-bench").exit_code == 0
+    for words, message in [
+        (["--from=tar"], "--from tar needs a rootfs tarball"),
+        (["--from=tar", "/no/file"], "/no/file: No such file"),
+        (["--from=nowhere"], "--from nowhere: there are "),
+        (["--from=registry"], "no image could be made (registry: "),
+    ]:
+        done = cli("bench", "prepare", *words)
+        assert done.exit_code != 0 and message in done.stderr and done.stdout == "" and done.stderr.count("\n") == 1
 
 
 ENGINES = ("crun", "docker", "podman", "containerd")

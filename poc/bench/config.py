@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from typing import NamedTuple
 
@@ -19,22 +20,22 @@ from poc.errors import InvalidArgument
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
-_RUNS, _WARMUP = 10, 1
+_RUNS, _QUICK_RUNS = 10, 5
 
 
 class Config(NamedTuple):
     """One benchmark. ``seed`` decides the order; ``directory`` is where it works; ``paths``: of OCI runtimes.
 
-    ``image``: of the store ``root``, in place of one of the host's own programs.
+    ``image``: of the store ``root``, in place of one of the host's own programs. ``runs`` None: 10, with ``quick`` 5.
     """
 
-    runtimes: tuple[str, ...]
+    runtimes: tuple[str, ...] = ("host", "poc")
     suites: tuple[str, ...] = ()
-    runs: int = _RUNS
-    warmup: int = _WARMUP
+    runs: int | None = None
+    warmup: int = 1
     quick: bool = False
     scale: float = 1.0
     seed: int | None = None
@@ -44,15 +45,48 @@ class Config(NamedTuple):
     image: str | None = None
     root: str | None = None
 
+    @property
+    def rounds(self) -> int:
+        """How many of them count."""
+        return self.runs if self.runs is not None else _QUICK_RUNS if self.quick else _RUNS
+
+    def given(self, **changes: Any) -> Config:
+        """With what a user says besides; a runtime whose path is given takes part."""
+        paths = changes.get("paths", {})
+        found = self._replace(**{**changes, "paths": {**self.paths, **paths}})
+        return found._replace(runtimes=tuple(dict.fromkeys((*found.runtimes, *paths))))
+
     def checked(self) -> Config:
         """With a seed. Raises InvalidArgument."""
         if not self.runtimes:
             raise InvalidArgument("no runtimes to compare (--runtimes host,poc; `poc bench runtimes` lists those here)")
-        if self.runs < 1 or self.warmup < 0:
+        if self.rounds < 1 or self.warmup < 0:
             raise InvalidArgument("it takes at least one run, and no less than 0 to warm up")
         if not 0 < self.scale <= 1000:
             raise InvalidArgument(f"scale {self.scale:g}: larger than 0, at most 1000")
         return self if self.seed is not None else self._replace(seed=random.SystemRandom().randrange(1 << 31))
+
+
+def paths(texts: Sequence[str]) -> dict[str, str]:
+    """Names of runtimes and their paths, from NAME=PATH. Raises InvalidArgument."""
+    found = {}
+    for text in texts:
+        name, equals, path = text.partition("=")
+        if not (name and equals and path.startswith("/")):
+            raise InvalidArgument(f"--runtime-path {text}: NAME=/PATH is wanted")
+        found[name] = path
+    return found
+
+
+def with_outputs(configs: Sequence[Config], stem: str) -> list[Config]:
+    """Each with a file of its own to write to: ``stem``.json where it has none. Raises InvalidArgument."""
+    named = [
+        one if one.output else one._replace(output=f"{stem}{f'-{number}' if number else ''}.json")
+        for number, one in enumerate(configs)
+    ]
+    if len({os.path.realpath(str(one.output)) for one in named}) < len(named):
+        raise InvalidArgument("several configurations write to one output; give each its own in its file")
+    return named
 
 
 def load(path: str, base: Config) -> Config:

@@ -20,6 +20,7 @@ from poc.errors import Unsupported
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from poc.bench.workspace import Workspace
+    from poc.engine import Engine, Progress
     from poc.images.store import Image as Stored
 
 NAME = "poc-bench"
@@ -40,6 +41,8 @@ _FILES = {
     "etc/resolv.conf": "",
 }
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_COPY = 'cp -a "$1/." "$0"'
+_MERGE = 'IFS=:; all=$0/../all; mkdir "$all"; mount -t overlay overlay -o "ro,lowerdir=$*" "$all"; cp -a "$all/." "$0"'
 _CONFIG = {"Cmd": ["sh"], "Env": [f"PATH={PATH}"]}
 
 
@@ -64,13 +67,15 @@ class Image:
 
     @classmethod
     def of_store(cls, workspace: Workspace, stored: Stored) -> Image:
-        """A copy of an image of poc's. Raises Unsupported for one of several layers."""
-        if len(stored.layers) != 1:
-            raise Unsupported(f"an image of {len(stored.layers)} layers can't be measured with; one layer is wanted")
+        """A copy of an image of poc's, all its layers in one. Raises Unsupported."""
         image = cls(workspace)
-        subprocess.run(["cp", "-a", f"{stored.layers[0]}/.", image.rootfs], check=True)
-        places = [f"{image.rootfs}{place}" for place in PATH.split(":")]
-        image.programs = {name for place in places if os.path.isdir(place) for name in os.listdir(place)}
+        # Names only, below one directory: a path may hold what means something in the options of a mount.
+        directory, names = os.path.dirname(stored.layers[0]), [os.path.basename(path) for path in stored.layers]
+        words = ["unshare", "--mount", "sh", "-ec", _MERGE if len(names) > 1 else _COPY, image.rootfs, *names[::-1]]
+        done = subprocess.run(words, cwd=directory, capture_output=True, text=True)
+        if done.returncode:
+            raise Unsupported(f"the image can't be copied: {(done.stderr.strip() or 'no word why').splitlines()[-1]}")
+        image.programs = _programs(image.rootfs)
         return image._packed()
 
     def _packed(self) -> Image:
@@ -105,6 +110,24 @@ class Image:
         if not os.path.exists(self._archive):
             _write_archive(self.tar, self._archive)
         return self._archive
+
+
+def prepare(
+    engine: Engine, source: str | None = None, argument: str | None = None, progress: Progress | None = None
+) -> Stored:
+    """The image PREPARED, from the sources that `Engine.init` has. Raises what that does."""
+    return engine.images.make_of_packages(PREPARED, list(PACKAGES), source, argument, progress)
+
+
+def lacking(stored: Stored) -> list[str]:
+    """Those of the programs of the suites that an image does not have."""
+    there = {name for layer in stored.layers for name in _programs(layer)}
+    return [name for name in PROGRAMS if name not in there]
+
+
+def _programs(rootfs: str) -> set[str]:
+    places = [f"{rootfs}{place}" for place in PATH.split(":")]
+    return {name for place in places if os.path.isdir(place) for name in os.listdir(place)}
 
 
 def _libraries(path: str) -> list[str]:

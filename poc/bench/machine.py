@@ -14,8 +14,10 @@ from poc.bench.runtimes.oci import hybrid_mount
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
+    from poc.bench.runtimes.base import Runtime
 
 APART = "POC_BENCH_APART"  # in the environment of a benchmark in a mount namespace of its own: the cgroup mode outside
 
@@ -61,8 +63,10 @@ def go_apart() -> None:
     os.execvpe(words[0], words, environment)
 
 
-def is_apart() -> bool:
-    return APART in os.environ
+def go_apart_for(runtimes: Iterable[Runtime]) -> None:
+    """The same, if one of them needs it and it has not been done."""
+    if APART not in os.environ and any(runtime.needs_mounts for runtime in runtimes):
+        go_apart()
 
 
 def _cpu() -> str:

@@ -3,15 +3,37 @@
 from __future__ import annotations
 
 from poc.bench.statistics import LOWER, Ratio, independent_ratio, ratio, sentence, summarize
+from poc.errors import InvalidArgument
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
     from poc.bench.results import Results
 
     Table = tuple[list[str], list[list[str]]]  # headings and rows
+
+
+def text(
+    results: Results, base: str | None = None, draw: Callable[[Table], str] | None = None, mark: str = "- "
+) -> str:
+    """The table, what it means, and what a reader has to know: in Markdown, or as ``draw`` draws a table.
+
+    ``base`` is what the ratios are made with; of a comparison with the host, that. Raises InvalidArgument.
+    """
+    if base is not None and base not in results.data["runtimes"]:
+        raise InvalidArgument(f"--relative-to {base}: that was not measured")
+    with_host = "host" in results.data["runtimes"] and all(
+        name.startswith("compare.") for name in results.data["suites"]
+    )
+    base = base or ("host" if with_host else None)
+    found = against(results, base) if base and with_host else matrix(results, base)
+    failed = [f"failed: {one['suite']} {one['runtime']}: {one['error']}" for one in results.failures]
+    parts = [(draw or markdown)(found)]
+    for lines in (sentences(results, base), notes(results), failed):
+        parts.append("\n".join(f"{mark}{line}" for line in lines))
+    return "\n\n".join(filter(None, parts))
 
 
 def against(results: Results, base: str = "host") -> Table:
@@ -104,8 +126,15 @@ def markdown(table: Table) -> str:
     return tabulate(table[1], table[0], tablefmt="github", disable_numparse=True)
 
 
-def regressions(old: Results, new: Results) -> Iterator[tuple[str, bool]]:
-    """(sentence, is it worse?) of what both have measured; what only one has is left out."""
+def regressions(old: Results, new: Results) -> list[tuple[str, bool]]:
+    """(sentence, is it worse?) of what both have measured; what only one has is left out. Raises InvalidArgument."""
+    found = list(_compared(old, new))
+    if not found:
+        raise InvalidArgument("the two have measured nothing in common")
+    return found
+
+
+def _compared(old: Results, new: Results) -> Iterator[tuple[str, bool]]:
     for name, suite in new.data["suites"].items():
         for key, title, _, better, words in suite["metrics"]:
             for runtime in new.data["runtimes"]:

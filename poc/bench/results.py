@@ -171,6 +171,26 @@ class Results:
         return found
 
 
+def load_all(places: Sequence[str]) -> list[Results]:
+    """Those of files, and of all files in directories that hold some. Raises InvalidArgument, OSError."""
+    return [
+        found for place in places for found in (_of_directory(place) if os.path.isdir(place) else [Results.load(place)])
+    ]
+
+
+def _of_directory(path: str) -> list[Results]:
+    found = []
+    for name in sorted(os.listdir(path)):
+        if name.endswith(".json"):
+            try:
+                found.append(Results.load(os.path.join(path, name)))
+            except InvalidArgument:
+                pass  # somebody else's
+    if not found:
+        raise InvalidArgument(f"{path} holds no results (*.json of the schema {SCHEMA})")
+    return found
+
+
 def _key(sample: Mapping[str, Any]) -> tuple[str, str, int]:
     return sample["suite"], sample["runtime"], sample["round"]
 

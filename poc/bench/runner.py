@@ -59,7 +59,7 @@ class Bench:
     def seconds(self) -> float:
         """About how long it will take, if nothing has to be skipped."""
         each = sum(suite.seconds(self.settings) for suite in self.suites)
-        return 5 + each * len(self.runtimes) * (self.config.runs + self.config.warmup)
+        return 5 + each * len(self.runtimes) * (self.config.rounds + self.config.warmup)
 
     def run(self, progress: Progress | None = None, resume: bool = False) -> Results:
         """Measure. What there is, is in the file whenever this ends, also by KeyboardInterrupt.
@@ -84,7 +84,8 @@ class Bench:
         asked = {
             "runtimes": [runtime.name for runtime in self.runtimes],
             "suites": [suite.name for suite in self.suites],
-            **{key: getattr(config, key) for key in ("runs", "warmup", "quick", "scale", "seed", "image")},
+            "runs": config.rounds,
+            **{key: getattr(config, key) for key in ("warmup", "quick", "scale", "seed", "image")},
         }
         if not resume or config.output is None:
             return Results.new(asked, config.output)
@@ -131,7 +132,7 @@ class Bench:
         skipped = results.data["skipped"]
         for suite in self.suites:
             able = [runtime for runtime in self.runtimes if runtime.name not in skipped.get(suite.name, ())]
-            for round in range(-self.config.warmup, self.config.runs):
+            for round in range(-self.config.warmup, self.config.rounds):
                 order = list(able)
                 random.Random(f"{self.config.seed} {suite.name} {round}").shuffle(order)
                 yield from ((suite, round, runtime) for runtime in order)

@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 VERBS = {
     "attach": ("Show what a running container writes, and type into it", "container attach"),
     "bench": ("Measure what a container costs, against the host and against other runtimes",),
+    "bench compare": ("Say whether benchmark results are better or worse than older ones",),
+    "bench prepare": ("Make an image with all programs that benchmarks run",),
+    "bench report": ("Make one HTML file, or Markdown, of benchmark results",),
+    "bench runtimes": ("List the runtimes that can be compared, or why one can't",),
+    "bench suites": ("List what can be measured",),
     "commit": ("Make an image of a container", "container commit"),
     "container inspect": ("Show all that is known of containers, as JSON",),
     "container prune": ("Remove the containers that don't run",),
@@ -109,9 +114,11 @@ def main(words: list[str] | None = None) -> int:
 
 def find(words: list[str]) -> tuple[str | None, int]:
     """The verb that the first word or two name, and how many words that took."""
+    name = " ".join(words[:2])
+    if name in VERBS:
+        return name, len(words[:2])
     if words and words[0] in VERBS:
         return words[0], 1
-    name = " ".join(words[:2])
     for verb, (_, *others) in VERBS.items():
         if name == verb or name in others:
             return verb, 2

@@ -33,11 +33,19 @@ class Verbs(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         groups = {name: found for name, found in self.commands.items() if isinstance(found, click.Group)}
-        others = {name: found for name, found in self.commands.items() if name not in groups}
+        others = {name: found for name, found in self.commands.items() if name not in groups and " " not in name}
         for title, found in (("Management Commands", groups), ("Commands", others)):
             if found:
                 with formatter.section(title):
                     formatter.write_dl([(name, found[name].get_short_help_str(80)) for name in sorted(found)])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """`bench runtimes` is a verb, and `bench` too: of these the longer one is meant."""
+        if found := self.commands.get(name := " ".join(args[:2])):
+            return name, found, args[2:]
+        return super().resolve_command(ctx, args)
 
 
 class LazyCommand(click.Command):
@@ -51,6 +59,10 @@ class LazyCommand(click.Command):
         shape = self._shape()
         self.params = _parameters(shape)
         self.epilog = f"\b\nExample:\n  {shape.example}"
+        if below := {verb: VERBS[verb][0] for verb in VERBS if verb.startswith(f"{self.name} ")}:
+            width = max(map(len, below))
+            lines = [f"  poc {verb:{width}}  {summary}" for verb, summary in below.items()]
+            self.epilog += "\n\n" + "\n".join(["\b", "Commands:", *lines])
         self.allow_interspersed_args = shape.interspersed
         return super().make_context(info_name, args, *more, **extra)
 
@@ -101,7 +113,7 @@ def _root() -> click.Group:
     )
     for verb, (summary, *others) in VERBS.items():
         for name in (verb, *others):
-            *groups, last = name.split()
+            *groups, last = [name] if name.partition(" ")[0] in VERBS else name.split()
             parent = root
             for group in groups:
                 parent = parent.commands.setdefault(group, _group(group, help=_GROUPS.get(group, f"Manage {group}s")))  # type: ignore[assignment]

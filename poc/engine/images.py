@@ -123,11 +123,18 @@ class Images:
             self._emit("import", image.id, name=image.references[0])
         return image
 
-    def make_of_packages(self, reference: str, packages: Names, progress: Progress | None = None) -> Image:
-        """Make an image of the base image's packages and these. Raises Unsupported where there is no archive."""
+    def make_of_packages(
+        self,
+        reference: str,
+        packages: Names,
+        source: str | None = None,
+        argument: str | None = None,
+        progress: Progress | None = None,
+    ) -> Image:
+        """Make an image of the base image's packages and these, from ``source`` as `make_base` does."""
         from poc.images.bootstrap import make_of_packages
 
         with self._engine.paths.share():
-            image = make_of_packages(self.store, reference, packages, progress)
+            image = make_of_packages(self.store, reference, packages, source, argument, progress)
         self._emit("import", image.id, name=reference)
         return image

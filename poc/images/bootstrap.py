@@ -71,9 +71,10 @@ _FILES = {
     "usr/sbin/policy-rc.d": ("#!/bin/sh\nexit 101  # no service starts because its package is installed\n", 0o755),
 }
 
-_DOCKERFILE = f"""\
+_DOCKERFILE = """\
 FROM ubuntu:24.04
-RUN apt-get update && apt-get install -y --no-install-recommends {" ".join(PACKAGES)} && rm -rf /var/lib/apt/lists/*
+ENV DEBIAN_FRONTEND=noninteractive
+RUN apt-get update && apt-get install -y --no-install-recommends {packages} && rm -rf /var/lib/apt/lists/*
 """
 
 
@@ -101,25 +102,30 @@ def make_base(store: Store, source: str | None = None, argument: str | None = No
     _check(source, argument)
     store.clean()
     with _turn(store, progress):
-        image = _present(store, source) or _make(store, source, argument, progress)
+        image = _present(store, source) or _make(store, source, argument, progress, NAME, PACKAGES)
         if image.distribution and image.distribution not in image.references:
             store.tag(NAME, image.distribution)
         return store.get(NAME)
 
 
-def make_of_packages(store: Store, reference: str, packages: Sequence[str], progress: Progress = None) -> Image:
-    """An image of the base image's packages and ``packages``, from the archives that `make_base` looks for.
+def make_of_packages(
+    store: Store,
+    reference: str,
+    packages: Sequence[str],
+    source: str | None = None,
+    argument: str | None = None,
+    progress: Progress = None,
+) -> Image:
+    """An image of the base image's packages and ``packages``, from the same sources as `make_base`.
 
-    What the reference named before is replaced. Raises OSError, and Unsupported where there is no such archive.
+    Of tar and dir it is what is there, with whatever lacks. What the reference named before is replaced. Raises
+    InvalidArgument, OSError and Unsupported.
     """
+    _check(source, argument)
     store.clean()
     with _turn(store, progress):
-        try:
-            return _from_bootstrap(
-                store, progress, references.normalize(reference), list(dict.fromkeys((*PACKAGES, *packages)))
-            )
-        except _Unavailable as reason:
-            raise errors.Unsupported(f"no image {reference} could be made ({reason})") from None
+        name, all_packages = references.normalize(reference), list(dict.fromkeys((*PACKAGES, *packages)))
+        return _make(store, source, argument, progress, name, all_packages)
 
 
 def summary(image: Image) -> str:
@@ -165,26 +171,28 @@ def _present(store: Store, source: str | None) -> Image | None:
     return image if wanted and image.complete else None
 
 
-def _make(store: Store, source: str | None, argument: str | None, progress: Progress) -> Image:
+def _make(
+    store: Store, source: str | None, argument: str | None, progress: Progress, name: str, packages: Sequence[str]
+) -> Image:
     if argument:
         add = store.add_tar if source == "tar" else store.add_directory
-        return add(argument, NAME, progress=progress, source=str(source), origin=f"made from {argument}")
+        return add(argument, name, progress=progress, source=str(source), origin=f"made from {argument}")
     reasons = []
-    for name in [source] if source else IN_ORDER:
+    for way in [source] if source else IN_ORDER:
         try:
-            return _MAKERS[name](store, progress)
+            return _MAKERS[way](store, progress, name, packages)
         except _Unavailable as reason:
-            reasons.append(f"{name}: {reason}")
-    others = [name for name in ("bootstrap", "docker", "tar FILE", "dir PATH") if source and name != source]
+            reasons.append(f"{way}: {reason}")
+    others = [way for way in ("bootstrap", "docker", "tar FILE", "dir PATH") if source and way != source]
     hint = f"use --from {', '.join(others or ('tar FILE', 'dir PATH'))}"
     raise errors.Unsupported(f"no image could be made ({'; '.join(reasons)}); {hint}")
 
 
-def _from_registry(store: Store, progress: Progress) -> Image:
+def _from_registry(store: Store, progress: Progress, name: str, packages: Sequence[str]) -> Image:
     raise _Unavailable("images from a registry are not supported yet")
 
 
-def _from_bootstrap(store: Store, progress: Progress, name: str = NAME, packages: Sequence[str] = PACKAGES) -> Image:
+def _from_bootstrap(store: Store, progress: Progress, name: str, packages: Sequence[str]) -> Image:
     _need("mmdebstrap", "apt-get install mmdebstrap")
     reasons: list[str] = []
     for find in (_ubuntu_archive, _host_archive):
@@ -363,17 +371,17 @@ def _named_keyrings(directory: str) -> list[str]:
     return re.findall(r"signed-by[:=]\s*(/[^\s\]]+)", text, re.IGNORECASE)
 
 
-def _from_docker(store: Store, progress: Progress) -> Image:
+def _from_docker(store: Store, progress: Progress, name: str, packages: Sequence[str]) -> Image:
     _need("docker", "or has no daemon")
     _output("docker", "version", "--format", "{{.Server.Version}}")
     _tell(progress, "building with docker")
-    image = _output("docker", "build", "--quiet", "-", text=_DOCKERFILE)
+    image = _output("docker", "build", "--quiet", "-", text=_DOCKERFILE.format(packages=" ".join(packages)))
     try:
         container = _output("docker", "create", image, "true")
         try:
             with subprocess.Popen(("docker", "export", container), stdout=subprocess.PIPE) as export:
                 assert export.stdout
-                return store.add_tar(export.stdout, NAME, progress=progress, source="docker", origin="made by docker")
+                return store.add_tar(export.stdout, name, progress=progress, source="docker", origin="made by docker")
         finally:
             _output("docker", "rm", "--force", container)
     finally:

@@ -56,6 +56,11 @@ def _engine(kind: str, name: str, other: str) -> Runtime:
     return Docker(name, other) if kind == "docker" else Podman(name) if kind == "podman" else Containerd(name)
 
 
+def known(paths: Mapping[str, str]) -> list[Runtime]:
+    """All that have a name here, whether they can be used or not."""
+    return [find(name, paths) for name in dict.fromkeys((*KNOWN, *paths))]
+
+
 def choose(names: Sequence[str], paths: Mapping[str, str] | None = None) -> list[Runtime]:
     """Those of these names, each once. Raises Absent for one that is not here, InvalidArgument."""
     found = [find(name, paths) for name in dict.fromkeys(names)]

@@ -215,7 +215,7 @@ class Containerd(Engine):
         return f"{' and '.join(lacking)} not installed" if lacking else ""
 
     def version(self) -> str:
-        return first_line("containerd", "--version").replace("github.com/containerd/", "")
+        return " ".join(first_line("containerd", "--version").replace("github.com/containerd/", "").split()[1:3])
 
     @property
     def reference(self) -> str:

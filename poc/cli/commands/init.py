@@ -8,21 +8,18 @@ from poc.engine import Engine
 
 SOURCES = ("registry", "bootstrap", "tar", "dir", "docker")
 
+FROM = Option(
+    "--from",
+    VALUE,
+    "Where the image comes from: registry, bootstrap (debootstrap from a package archive), tar FILE,"
+    " dir PATH or docker (default: the first that works)",
+    key="source",
+    metavar="SOURCE",
+    complete=SOURCES,
+)
+
 COMMAND = Command(
-    arguments="[FILE|PATH]",
-    complete="file",
-    example="poc init --from tar rootfs.tar.zst",
-    options=(
-        Option(
-            "--from",
-            VALUE,
-            "Where the image comes from: registry, bootstrap (debootstrap from a package archive), tar FILE,"
-            " dir PATH or docker (default: the first that works)",
-            key="source",
-            metavar="SOURCE",
-            complete=SOURCES,
-        ),
-    ),
+    arguments="[FILE|PATH]", complete="file", example="poc init --from tar rootfs.tar.zst", options=(FROM,)
 )
 
 
