@@ -67,6 +67,10 @@ class Process:
             os.close(self.pidfd)
         return self.returncode
 
+    def exit_code(self) -> int:
+        """Reap it. Returns the exit status as a shell has it, 128 and the number of a signal."""
+        return shell_status(self.wait())
+
     def kill(self, signum: int = signal.SIGKILL) -> None:
         """Send a signal; content when the process has ended."""
         if self.returncode is not None:
@@ -75,6 +79,11 @@ class Process:
             signal.pidfd_send_signal(self.pidfd, signum)
         except ProcessLookupError:
             pass  # ended, not yet reaped
+
+
+def shell_status(returncode: int) -> int:
+    """What a shell makes of an exit status, or of minus the number of a signal."""
+    return returncode if returncode >= 0 else 128 - returncode
 
 
 def flags_of(names: Iterable[str]) -> int:

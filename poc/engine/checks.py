@@ -180,9 +180,9 @@ class Checks:
             _has_ended(created.process.pidfd, _LAST_WAIT)
             plan.emit("exec_die", exitCode=137)
             return -1, f"Health check exceeded timeout ({_span(timeout)})"
-        code = created.process.wait()
-        plan.emit("exec_die", exitCode=code if code >= 0 else 128 - code)
-        return code if code >= 0 else 128 - code, health.output(said)
+        code = created.process.exit_code()
+        plan.emit("exec_die", exitCode=code)
+        return code, health.output(said)
 
 
 def _listen(reader: int, process: Process, deadline: float) -> tuple[bytes, bool]:

@@ -199,8 +199,7 @@ class Execution:
 
     def wait(self) -> int:
         """Its exit status as a shell has it."""
-        code = self._process.wait()
-        return code if code >= 0 else 128 - code
+        return self._process.exit_code()
 
     def _poll(self, stdin: int | None) -> list[int]:
         poller = select.poll()

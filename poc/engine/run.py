@@ -270,10 +270,9 @@ class Run:
         if self._checks is not None:
             self._checks.close()
         created.process.kill()  # a signal handler of the caller raised; else it has ended
-        code = created.process.wait()
+        exit_code = created.process.exit_code()
         self._close_streams()
         oom_killed = created.cgroup.oom_kills() > 0
-        exit_code = code if code >= 0 else 128 - code
         try:
             if self._config.pid_mode:
                 self._container.cgroup.end()  # its first process was none to the kernel

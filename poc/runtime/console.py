@@ -63,10 +63,10 @@ def attend(process: Process, console: int | None, reaping: bool = False) -> int:
         _carry(console, woken)
     while process.pidfd not in _ready(process.pidfd, woken):
         pass
-    code = process.wait()
+    code = process.exit_code()
     if reaping:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # hooks are waited for by who calls them
-    return code if code >= 0 else 128 - code
+    return code
 
 
 def _ready(*fds: int) -> list[int]:

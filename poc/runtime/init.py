@@ -537,8 +537,7 @@ def _reap(child: int) -> None:
         if pid == 0:
             return
         if pid == child:
-            code = os.waitstatus_to_exitcode(status)
-            os._exit(code if code >= 0 else 128 - code)
+            os._exit(namespaces.shell_status(os.waitstatus_to_exitcode(status)))
 
 
 _FIRST_STEPS = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from poc.cli.output import FORMAT, show
+from poc.cli.output import FORMAT, local_time, show
 from poc.cli.parse import FLAG, Args, Command, Option
 from poc.engine import Engine
 
@@ -34,8 +34,6 @@ def run(args: Args) -> int:
 
 def row(attrs: dict[str, Any], full: bool = False) -> dict[str, Any]:
     """docker's keys and values of one network."""
-    from poc.cli.output import local_time
-
     labels = attrs["Labels"]
     return {
         "ID": attrs["Id"] if full else attrs["Id"][:12],
