@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from poc import rootfs as rootfs
     from poc.engine import Engine as Engine
     from poc.engine.container import Container as Container
-    from poc.engine.container import RunResult as RunResult
+    from poc.engine.results import RunResult as RunResult
     from poc.engine.volumes import Volume as Volume
 
 __version__ = "0.1.0"
@@ -34,7 +34,7 @@ _NAMES = {
     "Engine": "poc.engine",
     "Container": "poc.engine.container",
     "Volume": "poc.engine.volumes",
-    "RunResult": "poc.engine.container",
+    "RunResult": "poc.engine.results",
 }
 
 

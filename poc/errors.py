@@ -22,6 +22,10 @@ A kernel call that fails stays an ``OSError`` whose text names the call and the 
 
 from __future__ import annotations
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 
 class PocError(Exception):
     """Base of poc's own errors. ``exit_code`` is what the command line ends with (docker's 125)."""
@@ -127,6 +131,32 @@ class ContainerError(PocError):
     def __init__(self, message: str, result: object = None) -> None:
         super().__init__(message)
         self.result = result
+
+
+def explain(error: BaseException) -> str:
+    """What a person is told of an exception: of an `OSError` the path and the reason, without its number."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error) or repr(error)
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+
+
+def pack(error: BaseException) -> dict[str, Any]:
+    """What one process says to another of an exception; `unpack` makes one of it there."""
+    kind, errno, step = type(error).__name__, getattr(error, "errno", None), getattr(error, "step", "")
+    return {"failure": kind, "text": explain(error), "errno": errno, "step": step}
+
+
+def unpack(said: dict[str, Any]) -> Exception:
+    """One of poc's own again, or an `OSError`; SetupError for what is neither."""
+    kind = globals().get(said["failure"])
+    if kind is None and said["errno"] is not None:
+        return OSError(said["errno"], said["text"])
+    kind = kind or SetupError
+    error: PocError = kind.__new__(kind)
+    error.args = (said["text"],)
+    if isinstance(error, SetupError):
+        error.step, error.errno = said["step"], said["errno"]
+    return error
 
 
 def shorten(text: str, longest: int) -> str:

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     import poc
-    from poc.engine.container import Container, RunResult
+    from poc.engine.container import Container
+    from poc.engine.results import RunResult
 
 pytestmark = needs("root", "overlay", "program:busybox")
 

@@ -26,10 +26,10 @@ _BOLD, _RED = "1", "31"
 
 def complain(error: object, prefix: str = "Error") -> None:
     """One line on stderr. An `OSError` is told without its number; a fault of poc's own names its kind."""
-    from poc.errors import PocError
+    from poc.errors import PocError, explain
 
     if isinstance(error, OSError):
-        error = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or error
+        error = explain(error)
     elif isinstance(error, Exception) and not isinstance(error, PocError):
         error = f"unexpected {type(error).__name__}: {error} (poc --debug … shows where)"
     line = " ".join(str(error).split())

@@ -8,11 +8,11 @@ from __future__ import annotations
 import os
 import select
 
-from poc import errors
 from poc._fs import write_all
 from poc._lean import json
 from poc.engine import frames
 from poc.engine.keys import Watch
+from poc.errors import SetupError, unpack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Session:
         """Block until the program runs. Raises what kept it from running, and SetupError when the monitor died."""
         while not self._pending:
             if not self._receive():
-                raise errors.SetupError("the container's monitor was killed while it started the container")
+                raise SetupError("the container's monitor was killed while it started the container")
         kind, payload = self._pending.pop(0)
         if kind == frames.FAILED:
             raise failure(json.loads(payload))
@@ -228,8 +228,6 @@ class Session:
 
 
 def failure(said: dict[str, Any]) -> Exception:
-    """The exception that a FAILED message stands for."""
-    kind = getattr(errors, said["failure"], errors.SetupError)
-    error = kind.__new__(kind)
-    Exception.__init__(error, said["text"])
-    return error  # type: ignore[no-any-return]
+    """What kept a program from running, as a FAILED message tells it; a SetupError where that was the kernel."""
+    error = unpack(said)
+    return SetupError(said["text"], errno=said["errno"]) if isinstance(error, OSError) else error

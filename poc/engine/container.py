@@ -8,13 +8,13 @@ import time
 from poc import _fs
 from poc._fs import is_alive
 from poc._lean import json, signal, socket
-from poc._lean.contextlib import ExitStack
 from poc.engine import events, monitor, recovery
 from poc.engine.attach import Session
 from poc.engine.bundle import Bundle, enforceable
 from poc.engine.clients import at_short_path
 from poc.engine.config import APART, OWN_RUNTIME, ContainerConfig
 from poc.engine.processes import await_either, send_signal
+from poc.engine.results import ExecResult, RunResult, collect
 from poc.engine.store import PATIENCE, STOPPED, Lock, read_optional
 from poc.engine.values import parse_signal
 from poc.errors import Conflict, ContainerExists, ContainerNotFound, SetupError
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from poc.cgroups import Cgroup
     from poc.engine import Engine, Moment, Progress
-    from poc.engine.execution import ExecResult
     from poc.engine.store import Paths
     from poc.images import Image
     from poc.oci.types import Spec
@@ -37,26 +36,6 @@ _LOOK_INTERVAL, _LONGEST_INTERVAL = 0.005, 0.08  # seconds; many may look at onc
 _KILL = signal.SIGKILL
 ALIVE = ("running", "paused", "restarting")
 _NOT_RUNNING = {"paused": "paused", "restarting": "restarting"}
-
-
-class RunResult:
-    """What `Containers.run` gives back: ``stdout`` and ``stderr`` as bytes, ``exit_code``, ``oom_killed``."""
-
-    __slots__ = ("exit_code", "oom_killed", "stderr", "stdout")
-
-    def __init__(self, stdout: bytes, stderr: bytes, exit_code: int, oom_killed: bool) -> None:
-        self.stdout = stdout
-        self.stderr = stderr
-        self.exit_code = exit_code
-        self.oom_killed = oom_killed
-
-    @property
-    def output(self) -> str:
-        """stdout as text."""
-        return self.stdout.decode("utf-8", "replace")
-
-    def __repr__(self) -> str:
-        return f"<RunResult exit_code={self.exit_code} stdout={self.stdout[:60]!r}>"
 
 
 class Container:
@@ -256,23 +235,14 @@ class Container:
         """
         session = self.start(attach=True)
         assert session is not None
-        with ExitStack() as undo:
-            undo.callback(session.close)
-            files = [os.memfd_create(name, os.MFD_CLOEXEC) for name in ("stdin", "stdout", "stderr")]
-            for fd in files:
-                undo.callback(os.close, fd)
-            _fs.write_all(files[0], stdin or b"")
-            os.lseek(files[0], 0, os.SEEK_SET)
-            try:
-                ended = session.run(None if stdin is None else files[0], files[1], files[2])
-            except BaseException:
-                self.kill()
-                self.wait()
-                raise
-            if ended is None:
-                raise SetupError("the container's monitor was killed, and the container with it")
-            stdout, stderr = (os.pread(fd, os.fstat(fd).st_size, 0) for fd in files[1:])
+        stdout, stderr, ended = collect(session, stdin, self._end_at_once)
+        if ended is None:
+            raise SetupError("the container's monitor was killed, and the container with it")
         return RunResult(stdout, stderr, ended.exit_code, ended.oom_killed)
+
+    def _end_at_once(self) -> None:
+        self.kill()
+        self.wait()
 
     def discard(self) -> None:
         """Remove it if it never ran; content when it has removed itself."""

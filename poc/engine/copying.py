@@ -25,12 +25,12 @@ import posixpath
 import signal
 import stat
 
-from poc import _fs, _libc, errors
+from poc import _fs, _libc
 from poc.engine.archive import CHUNK, IN_ROOT, STRICT, Packer, Sink, Unpacker, proc_path
 from poc.engine.logs import timestamp
 from poc.engine.tree import Tree
 from poc.engine.users import read_layered, resolve
-from poc.errors import InvalidArgument, NotFound, PocError, SetupError
+from poc.errors import InvalidArgument, NotFound, PocError, SetupError, pack, unpack
 from poc.namespaces import fork, reap, run_and_exit
 from poc.rootfs import open_in_root
 
@@ -102,7 +102,7 @@ class Child:
         line, _, self._unread = self._unread.partition(b"\n")
         said = json.loads(line)
         if isinstance(said, dict) and "failure" in said:
-            raise _failure(said)
+            raise unpack(said)
         return said
 
     def chunks(self) -> Iterator[bytes]:
@@ -149,22 +149,7 @@ def _work(work: Callable[[int, Callable[..., None]], None], stream: int, report:
     except BrokenPipeError:
         pass  # the caller wants no more of it
     except (PocError, OSError, RecursionError, MemoryError) as error:
-        tell({"failure": type(error).__name__, "text": _text(error), "errno": getattr(error, "errno", None)})
-
-
-def _text(error: BaseException) -> str:
-    if not isinstance(error, OSError) or not error.strerror:
-        return str(error)
-    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-
-
-def _failure(said: dict[str, Any]) -> Exception:
-    if said["errno"] is not None:
-        return OSError(said["errno"], said["text"])
-    kind: type[PocError] = getattr(errors, said["failure"], SetupError)
-    error = kind.__new__(kind)
-    error.args = (said["text"],)
-    return error
+        tell(pack(error))
 
 
 # ── paths in a container ─────────────────────────────────────────────────────────────────────────────────

@@ -11,11 +11,11 @@ import select
 
 from poc import _fs
 from poc._lean import json
-from poc._lean.contextlib import ExitStack
 from poc.engine.attach import DETACHED, Exit, failure
 from poc.engine.keys import Watch
+from poc.engine.results import ExecResult, collect
 from poc.engine.streams import Streams
-from poc.errors import PocError, SetupError, Unsupported
+from poc.errors import PocError, Unsupported, pack
 from poc.namespaces import fork, reap, run_and_exit
 from poc.runtime.joining import enter_running
 
@@ -31,41 +31,12 @@ if TYPE_CHECKING:
 _CHUNK = 1 << 16
 
 
-class ExecResult:
-    """What `Container.exec_run` gives back: ``stdout`` and ``stderr`` as bytes, and ``exit_code``."""
-
-    __slots__ = ("exit_code", "stderr", "stdout")
-
-    def __init__(self, exit_code: int, stdout: bytes, stderr: bytes) -> None:
-        self.exit_code = exit_code
-        self.stdout = stdout
-        self.stderr = stderr
-
-    @property
-    def output(self) -> str:
-        """stdout as text."""
-        return self.stdout.decode("utf-8", "replace")
-
-    def __repr__(self) -> str:
-        return f"<ExecResult exit_code={self.exit_code} stdout={self.stdout[:60]!r}>"
-
-
 def run(container: Container, command: Sequence[str], stdin: bytes | None, options: dict[str, Any]) -> ExecResult:
     """Run a program to its end, and keep what it writes. Raises what kept it from running."""
-    with ExitStack() as undo:
-        files = [os.memfd_create(name, os.MFD_CLOEXEC) for name in ("stdin", "stdout", "stderr")]
-        for fd in files:
-            undo.callback(os.close, fd)
-        _fs.write_all(files[0], stdin or b"")
-        os.lseek(files[0], 0, os.SEEK_SET)
-        execution = Execution(container, command, stdin is not None, options)
-        undo.callback(execution.close)
-        try:
-            code = execution.run(None if stdin is None else files[0], files[1], files[2]).exit_code
-        except BaseException:
-            execution.kill(9)
-            raise
-        return ExecResult(code, *(os.pread(fd, os.fstat(fd).st_size, 0) for fd in files[1:]))
+    execution = Execution(container, command, stdin is not None, options)
+    stdout, stderr, ended = collect(execution, stdin, lambda: execution.kill(9))
+    assert ended is not None
+    return ExecResult(stdout, stderr, ended.exit_code)
 
 
 def run_apart(container: Container, command: Sequence[str], options: dict[str, Any]) -> None:
@@ -90,9 +61,7 @@ def _leave(container: Container, command: Sequence[str], options: dict[str, Any]
         plan = Plan(container, command, {**options, "tty": False})
         plan.start(plan.carry_out((null, null, null)))
     except (PocError, OSError) as error:
-        known = isinstance(error, PocError)
-        said = {"failure": type(error).__name__ if known else SetupError.__name__, "text": str(error)}
-        _fs.write_all(writer, json.dumps(said).encode())
+        _fs.write_all(writer, json.dumps(pack(error)).encode())
 
 
 class Plan:

@@ -4,7 +4,7 @@ Docker's attach framing, one byte of kind, three of nothing, four of length (big
 
     to the monitor     ATTACH {stdin}: the first thing said by who comes later; does stdin end with it? · STDIN bytes ·
                        STDIN_END · RESIZE {rows, columns} · OUTPUT_END {stream}: nobody reads it any more
-    from the monitor   STARTED {warnings} · FAILED {failure, text} · STDOUT bytes · STDERR bytes ·
+    from the monitor   STARTED {warnings} · FAILED, see `poc.errors.pack` · STDOUT bytes · STDERR bytes ·
                        EXITED {exit_code, oom_killed}
 
 GONE is never said: it stands for the end of a connection.

@@ -39,7 +39,7 @@ from poc.engine.clients import Clients, Collector, Connection
 from poc.engine.config import OWN_RUNTIME
 from poc.engine.run import Run
 from poc.engine.store import STOPPED, listed
-from poc.errors import PocError
+from poc.errors import PocError, explain, pack
 from poc.namespaces import fork, reap, run_and_exit
 from poc.runtime import seccomp
 
@@ -200,9 +200,9 @@ class Monitor:
 
     def give_up(self, error: BaseException) -> None:
         """The container never ran: clear up, and tell why."""
-        self._run.give_up(_exit_code(error), _explain(error))
+        self._run.give_up(_exit_code(error), explain(error))
         self._conclude()
-        self._tell(frames.FAILED, failure=type(error).__name__, text=_explain(error))
+        self._tell(frames.FAILED, **pack(error))
         self._part()
 
     # ── between two runs ─────────────────────────────────────────────────────────────────────────────
@@ -235,7 +235,7 @@ class Monitor:
         try:
             self._run.start([self._lock.fd, *self._clients.descriptors])
         except (PocError, OSError) as error:
-            self._run.give_up(_exit_code(error), _explain(error))
+            self._run.give_up(_exit_code(error), explain(error))
             return False
         return True
 
@@ -297,10 +297,3 @@ class Monitor:
 
 def _exit_code(error: BaseException) -> int:
     return error.exit_code if isinstance(error, PocError) else PocError.exit_code
-
-
-def _explain(error: BaseException) -> str:
-    if not isinstance(error, OSError):
-        return str(error) or repr(error)
-    text = error.strerror or repr(error)
-    return f"{error.filename}: {text}" if error.filename else text
