@@ -6,7 +6,6 @@ import sys
 
 from poc.cli.output import size
 from poc.cli.parse import FLAG, LIST, Option
-from poc.errors import PocError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,15 +20,19 @@ FILTER = Option(
 )
 
 
-def confirm(*what: str) -> None:
-    """Ask on stderr, read the answer from stdin. Raises PocError unless it is a yes."""
+def confirmed(*what: str) -> bool:
+    """Ask on stderr, and read from stdin whether the answer is a yes. Else docker's commands end, content."""
     print("WARNING! This will remove:", *(f"  - {line}" for line in what), sep="\n", file=sys.stderr)
     print("Are you sure you want to continue? [y/N] ", end="", file=sys.stderr, flush=True)
     answer = sys.stdin.readline()
     if not answer:
         print(file=sys.stderr)
-    if answer.strip().lower() not in ("y", "yes"):
-        raise PocError("nothing was removed (--force does not ask)")
+    return answer.strip().lower() in ("y", "yes")
+
+
+def images(everything: bool) -> str:
+    """Which images go, in docker's words."""
+    return "all images without at least one container associated to them" if everything else "all dangling images"
 
 
 def show(pruned: dict[str, Any]) -> None:

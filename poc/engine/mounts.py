@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 
-from poc.engine.values import is_absolute, parse_size
+from poc.engine.values import is_absolute, is_name, parse_size
 from poc.errors import InvalidArgument, Unsupported
 
 TYPE_CHECKING = False
@@ -57,8 +57,6 @@ _MODES = {
 }
 _TMPFS = ("noexec", "nosuid", "nodev")
 _DRIVER_OPTIONS = ("type", "device", "o")
-_NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
-_PUNCTUATION = dict.fromkeys(map(ord, "_.-"))
 
 # ── -v ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -162,7 +160,7 @@ def check_name(name: str) -> None:
     """Raises InvalidArgument unless a volume can be called that (docker's local driver)."""
     if len(name) == 1:
         raise InvalidArgument(f"volume name {name!r} is too short: it takes at least two alphanumeric characters")
-    if not 2 <= len(name) <= 255 or name[0] not in _NAME or not _NAME.issuperset(name.translate(_PUNCTUATION)):
+    if not is_name(name):
         raise InvalidArgument(
             f"volume name {name!r:.100} includes invalid characters: only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed, at"
             " most 255. If you intended to pass a host directory, use an absolute path"

@@ -20,18 +20,18 @@ def written(overlay: Mapping[str, Any]) -> int:
 def tree_size(directory: str) -> int:
     """Bytes in the files of a tree, one with several links once, what is mounted in it left out; 0 if it is gone.
 
-    A file that goes away meanwhile counts for nothing.
+    What goes away meanwhile counts for nothing, and what is nested deeper than a path can say.
     """
     try:
         device = os.lstat(directory).st_dev
-    except FileNotFoundError:
+    except OSError:
         return 0
     total, linked, pending = 0, set(), [directory]
     while pending:
         for entry in _entries(pending.pop()):
             try:
                 found = entry.stat(follow_symlinks=False)
-            except FileNotFoundError:
+            except OSError:
                 continue
             if found.st_dev != device:
                 continue
@@ -47,7 +47,7 @@ def _entries(directory: str) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(directory) as entries:
             return list(entries)
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError:
         return []
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _ALNUM = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
-_PUNCTUATION = dict.fromkeys(map(ord, "_.-"))  # in a container's name
+_PUNCTUATION = dict.fromkeys(map(ord, "_.-"))  # in a name
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
 NETWORK_MODES = ("bridge", "internal", "none", "host")
 
@@ -75,11 +75,16 @@ def parse_cpus(value: str | float) -> float:
 
 def parse_name(value: str) -> str:
     value = value.removeprefix("/")  # as inspect shows it
-    if not 2 <= len(value) <= 255 or value[0] not in _ALNUM or not _ALNUM.issuperset(value.translate(_PUNCTUATION)):
+    if not is_name(value):
         raise InvalidArgument(
             f"invalid container name {value!r:.100}: it takes 2 to 255 of [a-zA-Z0-9_.-], a letter or digit first"
         )
     return value
+
+
+def is_name(value: str) -> bool:
+    """Can a container or a volume be called that?"""
+    return 2 <= len(value) <= 255 and value[0] in _ALNUM and _ALNUM.issuperset(value.translate(_PUNCTUATION))
 
 
 def parse_hostname(value: str) -> str:

@@ -17,12 +17,12 @@ the container's directory before they are made, and taken out of it where they a
 from __future__ import annotations
 
 import os
-import stat
 import time
 
 from poc import _fs
 from poc.engine import events, filling, mounts
 from poc.engine.matching import has_label
+from poc.engine.sizes import tree_size
 from poc.engine.store import Lock, listed, read_optional
 from poc.errors import Conflict, InvalidArgument, VolumeNotFound
 
@@ -99,7 +99,7 @@ class Volume:
 
     def usage(self) -> dict[str, int]:
         """docker's UsageData: ``Size`` in bytes and ``RefCount``, of how many containers it is."""
-        return {"Size": _size(self.mountpoint), "RefCount": len(self.users())}
+        return {"Size": tree_size(self.mountpoint), "RefCount": len(self.users())}
 
     def users(self) -> Names:
         """The ids of the containers made with it, whether they run or not."""
@@ -175,27 +175,6 @@ class Volume:
             raise OSError(error.errno, reason) from None
         except RecursionError:
             raise InvalidArgument(f"fill volume {self.name}: the image's directories are nested too deep") from None
-
-
-def _size(directory: str) -> int:
-    """Bytes of the files in a tree, of which each counts once (docker's way to measure a volume).
-
-    Not by `os.walk`, which goes down as deep as a container has nested its directories.
-    """
-    seen: set[tuple[int, int]] = set()
-    total, places = 0, [directory]
-    while places:
-        try:
-            entries = [(entry.path, entry.stat(follow_symlinks=False)) for entry in os.scandir(places.pop())]
-        except OSError:
-            continue  # deleted meanwhile, or deeper than a path can say
-        for path, found in entries:
-            if stat.S_ISDIR(found.st_mode):
-                places.append(path)
-            elif (found.st_dev, found.st_ino) not in seen:
-                seen.add((found.st_dev, found.st_ino))
-                total += found.st_size
-    return total
 
 
 # ── all of them ──────────────────────────────────────────────────────────────────────────────────────────
@@ -336,7 +315,7 @@ class Volumes:
         for volume in self.list():
             if not (everything or volume.anonymous) or not _matches(volume, wanted):
                 continue
-            size = _size(volume.mountpoint)
+            size = tree_size(volume.mountpoint)
             try:
                 volume.remove()
             except (Conflict, VolumeNotFound):

@@ -14,8 +14,8 @@ COMMAND = Command(
 
 
 def run(args: Args) -> int:
-    if not args.force:
-        pruning.confirm("all stopped containers")
+    if not args.force and not pruning.confirmed("all stopped containers"):
+        return 0
     with waiting("removing containers"):
         pruned = Engine(args.root).containers.prune(args.filter)
     pruning.show(pruned)

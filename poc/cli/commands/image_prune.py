@@ -18,9 +18,8 @@ COMMAND = Command(
 
 
 def run(args: Args) -> int:
-    if not args.force:
-        what = "all images without at least one container associated to them" if args.all else "all dangling images"
-        pruning.confirm(what)
+    if not args.force and not pruning.confirmed(pruning.images(args.all)):
+        return 0
     with waiting("removing images"):
         pruned = Engine(args.root).images.prune(args.all, args.filter)
     pruning.show(pruned)

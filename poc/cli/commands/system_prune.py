@@ -21,8 +21,8 @@ COMMAND = Command(
 def run(args: Args) -> int:
     if not args.force:
         volumes = ["all anonymous volumes not used by at least one container"] if args.volumes else []
-        images = "all images without at least one container associated to them" if args.all else "all dangling images"
-        pruning.confirm("all stopped containers", *volumes, images)
+        if not pruning.confirmed("all stopped containers", *volumes, pruning.images(args.all)):
+            return 0
     with waiting("removing what is not needed"):
         pruned = Engine(args.root).prune_unused(args.all, args.volumes, args.filter)
     pruning.show(pruned)
