@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poc.engine.times import parse_span, parse_time, rfc3339
+from poc.engine.spans import parse_span
+from poc.engine.times import parse_time, rfc3339
 from poc.errors import InvalidArgument
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ A check is docker's object: ``{"Test": ["CMD-SHELL", "curl -f localhost"], "Inte
 
 from __future__ import annotations
 
+from poc.engine.spans import parse_span
 from poc.errors import InvalidArgument
 
 TYPE_CHECKING = False
@@ -44,8 +45,6 @@ def parse_check(value: Mapping[str, Any]) -> dict[str, Any]:
 
 def _parse_time(option: str, value: str | int) -> int:
     if isinstance(value, str):
-        from poc.engine.times import parse_span
-
         try:
             value = parse_span(value)
         except InvalidArgument as error:

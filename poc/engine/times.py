@@ -6,15 +6,13 @@ import re
 import time
 from datetime import UTC, datetime, timedelta, timezone
 
+from poc.engine.spans import parse_span
 from poc.errors import InvalidArgument
 
 _RFC3339 = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)(?:T(\d\d)(?::(\d\d)(?::(\d\d)(?:[.,](\d{1,9})\d*)?)?)?)?(Z|[+-]\d\d:\d\d)?", re.ASCII
 )
 _UNIX = re.compile(r"(-?\d+)(?:\.(\d{1,9})\d*)?", re.ASCII)
-_SPAN = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)", re.ASCII)
-_SPANS = re.compile(rf"[+-]?(?:{_SPAN.pattern})+", re.ASCII)
-_UNITS = {"ns": 1, "us": 10**3, "µs": 10**3, "μs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 
 
 def parse_time(value: str | float | datetime, what: str = "time") -> int:
@@ -29,24 +27,17 @@ def parse_time(value: str | float | datetime, what: str = "time") -> int:
     if match := _UNIX.fullmatch(text):
         whole, fraction = int(match[1]), _nanoseconds(match[2])
         return whole * 10**9 + (-fraction if text.startswith("-") else fraction)
-    if match := _SPANS.fullmatch(text):
-        return time.time_ns() - parse_span(text)
     if match := _RFC3339.fullmatch(text):
         try:
             return _of_date(match)
         except (ValueError, OverflowError):
             pass  # such as the 31st of February
-    raise InvalidArgument(
-        f"{what}: {value!r} is no time; write one such as 2024-05-01T12:00:00Z, 1714564800 (Unix seconds) or 10m (ago)"
-    )
-
-
-def parse_span(text: str) -> int:
-    """Nanoseconds of Go's ``1h30m``, ``1.5s`` or ``-10ms``. Raises InvalidArgument."""
-    if not _SPANS.fullmatch(text):
-        raise InvalidArgument(f"{text!r} is no time span; write one such as 30s, 10m or 1h30m")
-    total = sum(round(float(number) * _UNITS[unit]) for number, unit in _SPAN.findall(text))
-    return -total if text.startswith("-") else total
+    try:
+        return time.time_ns() - parse_span(text)
+    except InvalidArgument:
+        pass
+    example = "2024-05-01T12:00:00Z, 1714564800 (Unix seconds) or 10m (ago)"
+    raise InvalidArgument(f"{what}: {value!r} is no time; write one such as {example}")
 
 
 def _nanoseconds(digits: str | None) -> int:
