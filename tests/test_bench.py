@@ -158,7 +158,7 @@ def test_one_outlier_hides_no_difference() -> None:
 
 
 def test_sentences() -> None:
-    def of(ratio: statistics.Ratio | None, better: str = "lower") -> str:
+    def of(ratio: statistics.Ratio, better: str = "lower") -> str:
         return statistics.sentence("CPU", ratio, better, "poc", "host")
 
     assert of(statistics.Ratio(0.998, 0.991, 1.004, 10, "")) == (
@@ -170,14 +170,26 @@ def test_sentences() -> None:
     assert of(statistics.Ratio(1.1, 0.8, 1.4, 10, "")) == (
         "CPU: the noise is larger than the difference (1.100, 0.800 to 1.400)"
     )
-    assert (
-        "too few runs to tell" in of(statistics.Ratio(2, None, None, 1, ""))
-        and of(None) == "CPU: no ratio, a value is 0"
+    assert of(statistics.Ratio(2, None, None, 1, "")) == (
+        "CPU: too few runs to tell a difference from noise (2.000 in 1 run)"
     )
     noisy = statistics.sentence("CPU", statistics.Ratio(1.1, 0.8, 1.4, 10, ""), "lower", "poc", "host", pair=True)
     assert noisy.startswith("CPU: the noise is larger than the difference between poc and host (")
     assert statistics.ratio([1, 0], [1, 1]) is None and statistics.ratio([], []) is None
     assert NormalDist().inv_cdf(0.975) == pytest.approx(1.959964, abs=1e-6)  # of the approximations
+
+
+def test_what_has_no_ratio_is_told_in_figures() -> None:
+    results = Results.new({}, None)
+    results.describe([Call()], Settings())
+    for name, value in (("a", 0.0), ("b", 1234.5)):
+        results.data["runtimes"][name] = ""
+        results.add("test.call", name, 0, 0.1, Measured({"call": value}))
+    assert list(report.sentences(results)) == ["A call: b 1234 ms, a 0 ms"]
+    assert report.regressions(results, results) == [
+        ("test.call (a call) a: 0 ms, before 0 ms", False),
+        ("test.call (a call) b: too few runs to tell a difference from noise (1.000 in 1 run)", False),
+    ]
 
 
 def test_used_cpus_from_what_a_shell_tells() -> None:
@@ -412,6 +424,8 @@ def test_the_five_workloads_of_vs_host() -> None:
             *(f"{files} --time=300 {step}" for step in ("prepare", "run", "cleanup")),
         )
     ]
+    commands = [suite.command(Settings()) for suite in choose_suites(["compare"])]
+    assert [command for command in runtime.commands if command.endswith(" run")] == commands  # which the results keep
     quick = config.Config(("host", "poc"), ("compare",), runs=5, quick=True)
     assert 60 < Bench(quick).seconds() < 180
     assert Bench(quick._replace(quick=False)).seconds() > 3600
@@ -568,6 +582,8 @@ def test_on_a_terminal_it_asks_shows_how_far_it_is_and_ends_by_ctrl_c(
 ) -> None:
     path = tmp_path / "out.json"
     words = ["bench", "--vs-host", "--runs=2", "--scale=0.5", "--warmup=0", f"--directory={place}", "-o", str(path)]
+    if shutil.which("podman"):  # with which it starts itself again, in namespaces of its own
+        words.append("--runtimes=host,podman")
     with terminal.start([*cli.command, *words], env={**os.environ, "TERM": "xterm"}) as process:
         assert b"quick takes about" in terminal.read_until(b"Which? ")
         os.write(terminal.fd, b"quick\n")
@@ -783,7 +799,7 @@ def made_up(tmp_path: Path) -> Path:
     """Results with known figures, an outlier, and words that a page must not take for its own."""
     settings = {"runtimes": ["poc", "runc", "<b>odd</b>"], "runs": 10, "warmup": 0, "seed": 1}
     results = Results.new(settings, str(tmp_path / "made-up.json"))
-    results.describe([Call()])
+    results.describe([Call()], Settings())
     results.data["runtimes"] = {"poc": "poc 0.1.0", "runc": "runc 1", "<b>odd</b>": "</script><script>throw 1</script>"}
     rng = random.Random(4)
     for round in range(10):

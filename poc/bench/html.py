@@ -9,7 +9,6 @@ import json
 import os
 
 from poc.bench import report
-from poc.bench.statistics import ratio, sentence
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ def _suite(results: Results, name: str, suite: dict[str, Any]) -> dict[str, Any]
 
 
 def _metric(results: Results, suite: str, metric: Sequence[Any]) -> dict[str, Any]:
-    key, title, unit, better, words = metric
+    key, title, unit, better, _ = metric
     found = results.data["summary"].get(suite, {}).get(key, {})
     runtimes = [
         {**found[name], "name": name, "samples": list(results.samples(suite, key, name).values())}
@@ -59,20 +58,9 @@ def _metric(results: Results, suite: str, metric: Sequence[Any]) -> dict[str, An
         if name in found
     ]
     names = [runtime["name"] for runtime in runtimes]
+    words = f"{title[0].upper()}{title[1:]}"
     sentences = {
-        base: [
-            sentence(
-                f"{title[0].upper()}{title[1:]}",
-                ratio(*results.pairs(suite, key, name, base)),
-                better,
-                name,
-                base,
-                words,
-                True,
-            )
-            for name in names
-            if name != base
-        ]
+        base: [report.compared(words, results, suite, metric, name, base) for name in names if name != base]
         for base in names
         if better
     }

@@ -29,9 +29,10 @@ def text(
     )
     base = base or ("host" if with_host else None)
     found = against(results, base) if base and with_host else matrix(results, base)
+    commands = [f"{name}: {suite['command']}" for name, suite in results.data["suites"].items() if suite.get("command")]
     failed = [f"failed: {one['suite']} {one['runtime']}: {one['error']}" for one in results.failures]
     parts = [(draw or markdown)(found)]
-    for lines in (sentences(results, base), notes(results), failed):
+    for lines in (sentences(results, base), [*notes(results), *(commands if with_host else ())], failed):
         parts.append("\n".join(f"{mark}{line}" for line in lines))
     return "\n\n".join(filter(None, parts))
 
@@ -55,11 +56,12 @@ def against(results: Results, base: str = "host") -> Table:
 
 def matrix(results: Results, base: str | None = None) -> Table:
     """For each metric a row for each runtime; the ratio is to ``base``, without one to the first that was measured."""
-    rows = []
+    rows, bases = [], set()
     for name, suite in results.data["suites"].items():
         for key, title, unit, *_ in suite["metrics"]:
             measured = [runtime for runtime in results.data["runtimes"] if results.samples(name, key, runtime)]
             first = _base(base, measured)
+            bases.add(first)
             for runtime in measured:
                 found = summarize(list(results.samples(name, key, runtime).values()))
                 figures = (found.median, found.min, found.max, found.stddev)
@@ -68,22 +70,36 @@ def matrix(results: Results, base: str | None = None) -> Table:
                 more = f"{compared}" if compared else "1" if runtime == first else "-"
                 rows.append([*cells, more])
     headings = ["SUITE", "METRIC", "RUNTIME", "N", "MEDIAN", "MIN", "MAX", "STDDEV"]
-    return [*headings, f"RATIO TO {(base or 'the first').upper()}"], _once(rows, 2)
+    return [*headings, f"RATIO TO {(bases.pop() if len(bases) == 1 else 'the first').upper()}"], _once(rows, 2)
 
 
 def sentences(results: Results, base: str | None = None) -> Iterator[str]:
     """One for each suite and runtime, by the suite's headline; then what was skipped, and what failed."""
     for name, suite in results.data["suites"].items():
-        key, _, _, better, words = next(row for row in suite["metrics"] if row[0] == suite["headline"])
+        metric = next(row for row in suite["metrics"] if row[0] == suite["headline"])
+        key, better = metric[0], metric[3]
         measured = [runtime for runtime in results.data["runtimes"] if results.samples(name, key, runtime)]
         first = _base(base, measured)
         for runtime in measured:
             if runtime != first and better:
-                found = ratio(*results.pairs(name, key, runtime, first))
-                yield sentence(suite["title"], found, better, runtime, first, tuple(words), len(measured) > 2)
+                yield compared(suite["title"], results, name, metric, runtime, first, len(measured) > 2)
     for name, reasons in results.data["skipped"].items():
         for reason in dict.fromkeys(reasons.values()):
             yield f"{name}: not measured, {reason}"
+
+
+def compared(
+    title: str, results: Results, suite: str, metric: Sequence[Any], runtime: str, base: str, pair: bool = True
+) -> str:
+    """How one runtime's values of a metric compare with another's, in words."""
+    key, _, unit, better, words = metric
+    mine, theirs = results.pairs(suite, key, runtime, base)
+    if not mine:
+        return f"{title}: {runtime} and {base} have no round in common"
+    found = ratio(mine, theirs)
+    if found is None:  # nothing is so many times as large as nothing
+        return f"{title}: {runtime} {amount(_median(mine))} {unit}, {base} {amount(_median(theirs))} {unit}"
+    return sentence(title, found, better, runtime, base, tuple(words), pair)
 
 
 def notes(results: Results) -> Iterator[str]:
@@ -102,9 +118,10 @@ def notes(results: Results) -> Iterator[str]:
                 " against others a container has the CPU share of its own cgroup,"
                 " a program on the host that of its caller's"
             )
+    runs, warmup = settings["runs"], settings["warmup"]
     yield (
-        f"{settings['runs']} runs after {settings['warmup']} to warm up, order shuffled with the seed"
-        f" {settings['seed']}"
+        f"{runs} run{'s' if runs > 1 else ''}{f' after {warmup} to warm up' if warmup else ''}, in an order shuffled"
+        f" with the seed {settings['seed']}"
     )
     if image := settings.get("image"):
         yield f"containers ran the programs of the image {image}; the host's may be other builds of them"
@@ -113,10 +130,20 @@ def notes(results: Results) -> Iterator[str]:
         yield f"the harness itself: `true` on the host takes {cost.median:.1f} ms ({cost.min:.1f} to {cost.max:.1f})"
     told = [(sample["suite"], note) for sample in data["samples"] for note in sample.get("notes", ())]
     yield from dict.fromkeys(f"{suite}: {note}" for suite, note in told)
-    keys = [key for suite in data["summary"].values() for key in suite.values()]
-    outliers = sum(len(found["outliers"]) for key in keys for found in key.values())
-    if outliers:
-        yield f"{outliers} values lie far from the others of their kind; they are counted like all"
+    if outliers := list(_outliers(data)):
+        shown = ", ".join(outliers[:_SHOWN]) + (f" and {len(outliers) - _SHOWN} more" if len(outliers) > _SHOWN else "")
+        yield f"far from the others of their kind, and counted like them: {shown}"
+
+
+_SHOWN = 4
+
+
+def _outliers(data: dict[str, Any]) -> Iterator[str]:
+    for name, keys in data["summary"].items():
+        for key, title, unit, *_ in data["suites"][name]["metrics"]:
+            for runtime, found in keys.get(key, {}).items():
+                for value in found["outliers"]:
+                    yield f"{amount(value)} {unit} of {runtime} ({name}, {title})"
 
 
 def markdown(table: Table) -> str:
@@ -136,13 +163,17 @@ def regressions(old: Results, new: Results) -> list[tuple[str, bool]]:
 
 def _compared(old: Results, new: Results) -> Iterator[tuple[str, bool]]:
     for name, suite in new.data["suites"].items():
-        for key, title, _, better, words in suite["metrics"]:
+        for key, title, unit, better, words in suite["metrics"]:
             for runtime in new.data["runtimes"]:
                 after, before = (list(found.samples(name, key, runtime).values()) for found in (new, old))
                 if after and before and better:
                     found = independent_ratio(after, before)
-                    worse = found is not None and found.differs and (found.value > 1) == (better == LOWER)
-                    yield sentence(f"{name} ({title}) {runtime}", found, better, "it", "before", tuple(words)), worse
+                    what = f"{name} ({title}) {runtime}"
+                    if found is None:
+                        yield f"{what}: {amount(_median(after))} {unit}, before {amount(_median(before))} {unit}", False
+                    else:
+                        worse = found.differs and (found.value > 1) == (better == LOWER)
+                        yield sentence(what, found, better, "it", "before", tuple(words)), worse
 
 
 def amount(value: float) -> str:

@@ -8,7 +8,8 @@ The schema ("poc-bench/1")::
     settings      runtimes, suites, runs, warmup, quick, scale, seed, image: what was asked for
     machine       cpu, cpus, memory (bytes), kernel, machine, system, cgroup, filesystem, load, python, poc, sysbench
     runtimes      name → version
-    suites        name → title, headline, metrics: [key, title, unit, better, words]; better: "lower", "higher", ""
+    suites        name → title, headline, command (of sysbench, else ""), metrics: [key, title, unit, better, words];
+                  better: "lower", "higher", ""
     skipped       suite → runtime → why it could not be measured
     harness       seconds of `true` on the host through the same calls: what every measurement costs by itself
     samples       [{suite, runtime, round, at, seconds, values: {key: number}, notes: […], raw: "…"}], rounds below 0
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
-    from poc.bench.suites.base import Measured, Suite
+    from poc.bench.suites.base import Measured, Settings, Suite
 
 SCHEMA = "poc-bench/1"
 _SAVE_SECONDS = 0.5  # not after each of many short measurements
@@ -92,11 +93,12 @@ class Results:
 
     # ── taking ───────────────────────────────────────────────────────────────────────────────────────
 
-    def describe(self, suites: Sequence[Suite]) -> None:
-        """Note what the suites' numbers mean."""
+    def describe(self, suites: Sequence[Suite], settings: Settings) -> None:
+        """Note what the suites' numbers mean, and what they run."""
         for suite in suites:
             metrics = [[metric.key, metric.title, metric.unit, metric.better, metric.words] for metric in suite.metrics]
-            self.data["suites"][suite.name] = {"title": suite.title, "headline": suite.headline, "metrics": metrics}
+            about = {"title": suite.title, "headline": suite.headline, "command": suite.command(settings)}
+            self.data["suites"][suite.name] = {**about, "metrics": metrics}
 
     def has(self, suite: str, runtime: str, round: int) -> bool:
         return (suite, runtime, round) in self._done

@@ -97,7 +97,7 @@ class Bench:
     def _prepare(self, undo: ExitStack, results: Results) -> Image:
         workspace = undo.enter_context(Workspace(self.config.directory))
         image = self._image(workspace)
-        results.describe(self.suites)
+        results.describe(self.suites, self.settings)
         results.data["machine"] = machine.describe(workspace.path)
         results.data["harness"] += _harness_cost(workspace, image)
         for runtime in self.runtimes:

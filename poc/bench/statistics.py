@@ -52,7 +52,7 @@ class Ratio(NamedTuple):
 
     def __str__(self) -> str:
         if self.low is None or self.high is None:
-            return f"{figure(self.value)}, no interval of {self.n}"
+            return f"{figure(self.value)} in {self.n} run{'s' if self.n > 1 else ''}"
         return f"{figure(self.value)}, {figure(self.low)} to {figure(self.high)}"
 
 
@@ -160,15 +160,13 @@ FASTER = ("faster", "slower")
 
 
 def sentence(
-    title: str, found: Ratio | None, better: str, name: str, base: str, words: Words = FASTER, pair: bool = False
+    title: str, found: Ratio, better: str, name: str, base: str, words: Words = FASTER, pair: bool = False
 ) -> str:
     """What a ratio means: "CPU: no measurable difference (0.998, 0.991 to 1.004)".
 
     ``pair``: it is one of several, so it says which two it is about where that is not plain.
     """
     between = f" between {name} and {base}" if pair else ""
-    if found is None:
-        return f"{title}: no ratio{between}, a value is 0"
     if found.low is None or found.high is None:
         return f"{title}: too few runs to tell a difference{between} from noise ({found})"
     if found.differs:

@@ -76,6 +76,10 @@ class Suite:
             return f"{names}: not there (install it on this host, or use `poc bench prepare` and --image poc-bench)"
         return ""
 
+    def command(self, settings: Settings) -> str:
+        """The command line of the program that is measured, where it is one program."""
+        return ""
+
     def seconds(self, settings: Settings) -> float:
         """About how long one measurement takes."""
         return 1.0

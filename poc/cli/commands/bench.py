@@ -65,12 +65,16 @@ COMMAND = Command(
 
 
 def run(args: Args) -> int:
-    from poc.bench import machine
+    from poc.bench import machine, runtimes
     from poc.bench.runner import Bench
 
     _check(args)
-    benches = [Bench(one) for one in _configs(args)]
-    machine.go_apart_for([runtime for bench in benches for runtime in bench.runtimes])
+    configs = _configs(args)
+    machine.go_apart_for(runtimes.find(name, one.paths) for one in configs for name in one.runtimes)
+    if args.vs_host and not (args.quick or args.full):
+        quick = _ask(configs)
+        configs = [one._replace(quick=quick) for one in configs]
+    benches = [Bench(one) for one in configs]
     return max(_measure(bench, args) for bench in benches)
 
 
@@ -94,8 +98,6 @@ def _configs(args: Args) -> list[Config]:
 
     base = config.Config(directory=args.directory, root=args.root)
     given = _given(args)
-    if args.vs_host and "quick" not in given:
-        given["quick"] = _ask(base._replace(**given))
     found = [config.load(path, base).given(**given) for path in args.config] or [base.given(**given)]
     named = config.with_outputs(found, time.strftime("poc-bench-%Y%m%d-%H%M%S"))
     for one in named:
@@ -135,13 +137,13 @@ def _number(text: str) -> float:
         raise InvalidArgument(f"--scale: {text!r} is no number") from None
 
 
-def _ask(asked: Config) -> bool:
+def _ask(configs: list[Config]) -> bool:
     """Quick or full? Without a terminal it is the full one."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return False
     from poc.bench.runner import Bench
 
-    quick, full = (_span(Bench(asked._replace(quick=quick)).seconds()) for quick in (True, False))
+    quick, full = (_span(sum(Bench(one._replace(quick=quick)).seconds() for one in configs)) for quick in (True, False))
     print(f"quick takes {quick}, full {full} (--quick or --full does not ask).\nWhich? ", end="", file=sys.stderr)
     sys.stderr.flush()
     answer = sys.stdin.readline().strip().lower()
