@@ -15,11 +15,13 @@ import time
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
+import leaks
 import pytest
-from conftest import CHECKOUT, CommandLine, Terminal, needs, running
+from conftest import CHECKOUT, CommandLine, CommandResult, Terminal, needs, running
 from hypothesis import given
 from hypothesis import strategies as st
 
+from poc import _fs
 from poc.bench import config, report, statistics, sysbench, workspace
 from poc.bench.results import SCHEMA, Results
 from poc.bench.runner import Bench
@@ -31,10 +33,11 @@ from poc.bench.suites.apps import ab_figures, redis_figures
 from poc.bench.suites.base import Measured, Metric, Settings, Suite
 from poc.bench.suites.disk import fio_figures, rate
 from poc.bench.suites.limits import used_cpus
+from poc.bench.suites.network import iperf_figures
 from poc.errors import Conflict, InvalidArgument
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 REPORTS = os.path.join(CHECKOUT, "tests", "sysbench")
@@ -471,7 +474,7 @@ def test_yaml(tmp_path: Path) -> None:
 
 @pytest.fixture
 def cli(engine_root: str) -> CommandLine:
-    """Benchmarks have stores of their own, and no networks."""
+    """Benchmarks have stores of their own, and no networks but in suites about them."""
     return CommandLine(engine_root)
 
 
@@ -704,18 +707,149 @@ def test_limits_are_measured(cli: CommandLine, place: str, tmp_path: Path) -> No
     assert data["skipped"]["limits.memory"] == {"host": "host has no limits"}
 
 
-@needs("root", "program:ldd", "program:nginx", "program:ab", "program:redis-server", "program:redis-benchmark")
-def test_servers_in_a_container(cli: CommandLine, place: str, tmp_path: Path) -> None:
+IPERF = ("program:ldd", "program:iperf3", "program:ip", "program:nft")
+APPS = ("program:nginx", "program:ab", "program:redis-server", "program:redis-benchmark")
+MOST_SECONDS = 240
+
+
+@pytest.fixture
+def bare_network(outside: int) -> Iterator[None]:
+    """A host of the test's own, with a default route. At the end it is as it was."""
+
+    def look() -> list[str]:
+        switches = ("ip_forward", "conf/all/forwarding", "conf/uplink/forwarding")
+        told = subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True, check=True).stdout
+        return [*sorted(leaks.links()), told, *(_fs.read_text(f"/proc/sys/net/ipv4/{name}") for name in switches)]
+
+    before = look()
+    yield
+    assert look() == before
+
+
+def measured(path: Path, done: CommandResult) -> dict[tuple[str, str], dict[str, Any]]:
+    """The samples of a benchmark that went well, one for each suite and runtime."""
+    assert done.exit_code == 0 and done.stderr == "", done
+    samples = json.loads(path.read_text())["samples"]
+    assert [sample for sample in samples if "error" in sample] == []
+    return {(sample["suite"], sample["runtime"]): sample for sample in samples}
+
+
+def check_traffic(found: dict[tuple[str, str], dict[str, Any]], runtimes: Sequence[str]) -> None:
+    """It went over a bridge and not over loopback, to where it is said to go, and as fast as a machine is."""
+    assert found.keys() == {(f"network.iperf.{end}", name) for end in ("host", "container") for name in runtimes}
+    for (suite, name), sample in found.items():
+        assert sample["values"]["rate"] > 100 and sample["values"]["retransmits"] >= 0, (suite, name)
+        (way,) = json.loads(sample["raw"])["start"]["connected"]
+        ends = {way["local_host"], way["remote_host"]}
+        assert len(ends) == 2 and not any(end.startswith("127.") for end in ends)
+        assert way["remote_host"].endswith(".0.1") == (suite == "network.iperf.host"), (suite, name, way)
+
+
+@pytest.mark.timeout(MOST_SECONDS)
+@needs("root", "program:runc", "program:crun", *IPERF)
+def test_traffic_of_containers(bare_network: None, cli: CommandLine, place: str, tmp_path: Path) -> None:
+    runtimes = ("host", "poc", "poc:runc", "poc-runtime", "runc", "crun")
+    path = tmp_path / "out.json"
+    options = [f"--runtimes={','.join(runtimes)}", "--quick", "--runs=1", "--warmup=0", f"--directory={place}"]
+    done = cli("bench", *options, "-o", str(path), "network.iperf", timeout=MOST_SECONDS)
+    check_traffic(measured(path, done), runtimes)
+
+
+@pytest.mark.timeout(MOST_SECONDS)
+@needs("root", "program:docker", "program:dockerd", "program:podman", "program:containerd", "program:ctr", *IPERF)
+def test_traffic_of_engines(bare_network: None, cli: CommandLine, place: str, tmp_path: Path) -> None:
+    """The daemons are the benchmark's own, in the network of the test."""
+    runtimes = ("docker", "podman", "containerd")
+    path = tmp_path / "out.json"
+    options = [f"--runtimes={','.join(runtimes)}", "--quick", "--runs=1", "--warmup=0", f"--directory={place}"]
+    environment = {**os.environ, "DOCKER_HOST": f"unix://{tmp_path}/none"}
+    done = subprocess.run(
+        [*cli.command, "bench", *options, "-o", str(path), "network.iperf"],
+        capture_output=True,
+        text=True,
+        timeout=MOST_SECONDS,
+        env=environment,
+    )
+    check_traffic(measured(path, CommandResult(done.stdout, done.stderr, done.returncode)), runtimes)
+
+
+@pytest.mark.timeout(MOST_SECONDS)
+@pytest.mark.parametrize("runtimes", ["host,poc,runc", "docker,podman"])
+@needs("root", "program:runc", "program:docker", "program:dockerd", "program:podman", *IPERF)
+def test_a_benchmark_of_networks_that_is_killed_leaves_nothing(
+    bare_network: None, cli: CommandLine, place: str, tmp_path: Path, runtimes: str
+) -> None:
+    """Not once the next one has begun: no link, rule, address, namespace, process, cgroup or mount."""
+    path = tmp_path / "out.json"
+    options = ["--quick", "--warmup=0", f"--directory={place}", "-o", str(path)]
+    words = ["bench", f"--runtimes={runtimes}", "--runs=500", *options, "network.iperf"]
+    null = subprocess.DEVNULL
+    with running(cli.start(*words, stdout=null, stderr=null, start_new_session=True)) as process:
+        deadline = time.monotonic() + 90
+        while not path.exists() or len(json.loads(path.read_text())["samples"]) < 2:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        assert len(list(leaks.links())) > 2
+        time.sleep(2 * random.random())
+        process.kill()
+    (left,) = (name for name in os.listdir(place) if name.startswith("pb-"))
+    time.sleep(1.1)  # one that has just been made may not be locked yet
+    assert cli("bench", "--runtimes=host", "--runs=1", *options, "boot", timeout=120).exit_code == 0
+    assert not os.path.exists(f"{place}/{left}")
+
+
+def without(program: str, *command: str) -> list[str]:
+    """What runs a command on a host that lacks a program."""
+    hide = f'mount --bind /dev/null {shutil.which(program)} && exec "$@"'
+    return ["unshare", "--mount", "sh", "-c", hide, "-", *command]
+
+
+@needs("root", *IPERF, *APPS)
+def test_a_network_suite_says_what_it_lacks(
+    bare_network: None, cli: CommandLine, place: str, tmp_path: Path, image_tar: str
+) -> None:
+    options = ["bench", "--runtimes=poc", "--runs=1", "--warmup=0", f"--directory={place}", "--format=markdown"]
+    done = cli(*options, "--image=busybox", "network")
+    assert (done.stdout, done.exit_code) == ("", 1) and done.stderr.count("\n") == 1
+    assert "network.iperf.host: iperf3: not there (install it on this host" in done.stderr
+    for program, suite, reason in (
+        ("iperf3", "network.iperf.host", "iperf3: not there (install it on this host, or use `poc bench prepare`"),
+        ("ab", "app.nginx", "ab: not on this host (install it)"),
+        ("ip", "network.iperf.container", "ip: not on this host (install it)"),
+    ):
+        command = without(program, *cli.command, *options, "-o", str(tmp_path / "out.json"), suite, "boot")
+        told = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert told.returncode == 0 and told.stderr == "", told
+        (line,) = (line for line in told.stdout.splitlines() if "not measured" in line)
+        assert line.startswith(f"- {suite}: not measured, {reason}"), line
+
+
+IPERF_REPORT = """{"start": {}, "end": {
+    "sum_sent": {"bits_per_second": 3e9, "retransmits": 7}, "sum_received": {"bits_per_second": 2.5e9}}}"""
+
+
+def test_figures_of_iperf3() -> None:
+    assert iperf_figures(IPERF_REPORT) == {"rate": 2500, "retransmits": 7}
+    for text, words in [
+        ('{"start": {}, "end": {}, "error": "unable to connect"}', "^iperf3: unable to connect$"),
+        ('{"start": {}, "end": {}}', "can't be read: 'sum_received'"),
+        ("iperf3: killed", "can't be read"),
+    ]:
+        with pytest.raises(CallFailed, match=words):
+            iperf_figures(text)
+
+
+@needs("root", "program:ldd", "program:ip", "program:nft", *APPS)
+def test_servers_in_a_container(bare_network: None, cli: CommandLine, place: str, tmp_path: Path) -> None:
     path = tmp_path / "out.json"
     options = ["--runtimes=host,poc", "--quick", "--scale=0.1", "--runs=1", "--warmup=0", f"--directory={place}"]
-    done = cli("bench", *options, "-o", str(path), "app")
-    assert done.exit_code == 0, done.stdout
-    data = json.loads(path.read_text())
-    assert {(sample["suite"], sample["runtime"]) for sample in data["samples"]} == {
-        (suite, runtime) for suite in ("app.nginx", "app.redis") for runtime in ("host", "poc")
-    }
-    assert all(sample["values"].get("rate", sample["values"].get("get")) > 10 for sample in data["samples"])
-    assert not os.path.exists("bench.nginx") and not os.path.exists("bench.redis")
+    found = measured(path, cli("bench", *options, "-o", str(path), "app"))
+    assert found.keys() == {(suite, runtime) for suite in ("app.nginx", "app.redis") for runtime in ("host", "poc")}
+    for (suite, _), sample in found.items():
+        assert sample["values"]["rate" if suite == "app.nginx" else "get"] > 10
+        if suite == "app.nginx":
+            address = re.search(r"^Server Hostname: +(\S+)$", sample["raw"], re.MULTILINE)
+            assert address and not address[1].startswith("127.")
 
 
 @needs("root")

@@ -58,7 +58,9 @@ def go_apart() -> None:
     mode, path = cgroup_mode(), hybrid_mount()
     hide = f"umount {shlex.quote(path)} || exit; " if path else ""
     environment = {**os.environ, APART: f"{mode}, v2 hidden" if path else mode}
-    words = ["unshare", "--mount", "--propagation=slave", "sh", "-c", f'{hide}exec "$@"', "-", *sys.orig_argv]
+    # What is mounted later is to be seen in the boxes of daemons too (poc.bench.runtimes.daemons).
+    script = f'mount --make-rshared /; {hide}exec "$@"'
+    words = ["unshare", "--mount", "--propagation=slave", "sh", "-c", script, "-", *sys.orig_argv]
     sys.stdout.flush()
     os.execvpe(words[0], words, environment)
 

@@ -14,6 +14,8 @@ import subprocess
 import tempfile
 import time
 
+from poc.bench.command import own_command
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +35,10 @@ for attempt in $(seq 100); do
     sleep 0.1
 done
 """
+# The bridges of stores of poc's, whoever made them, once nobody starts a container on them any more.
+_REMOVE_BRIDGES = (
+    'for at in "$0"/poc/networks "$0"/network/networks; do [ ! -d "$at" ] || "$@" --root "${at%/*}" prune --force; done'
+)
 _PATIENCE = 30.0  # seconds for one undo
 
 
@@ -49,6 +55,7 @@ class Workspace:
 
         self.tag = f"poc-bench-{os.urandom(4).hex()}"
         self.undo("sh", "-c", _UNMOUNT, self.path)
+        self.undo("sh", "-c", _REMOVE_BRIDGES, self.path, *own_command())
         self.undo("sh", "-c", _END, self.tag)
 
     def directory(self, name: str) -> str:

@@ -42,8 +42,8 @@ def find(name: str, paths: Mapping[str, str] | None = None) -> Runtime:
 
 
 def _oci(name: str) -> Runtime:
+    from poc.bench.command import own_command
     from poc.bench.runtimes.oci import Oci
-    from poc.bench.runtimes.poc import own_command
 
     if name == "poc-runtime":
         return Oci(name, own_command(name, "poc.runtime.__main__"))

@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 
 from poc.bench.image import PATH
+from poc.bench.network import Network
 from poc.errors import PocError
 
 TYPE_CHECKING = False
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
 # What a runtime may be able to do besides running a program to its end.
 LIFE, EXEC, PAUSE, LOGS, LIMITS, UPDATE = "life", "exec", "pause", "logs", "limits", "update"
-ALL = frozenset((LIFE, EXEC, PAUSE, LOGS, LIMITS, UPDATE))
+NETWORK = "network"  # a life with a network, exec in it, and its addresses
+ALL = frozenset((LIFE, EXEC, PAUSE, LOGS, LIMITS, UPDATE, NETWORK))
 
 MARK = "POC_BENCH"  # in the environment of all that is started here: whose process is it?
 PATIENCE = 900.0  # seconds for one call
@@ -62,6 +64,7 @@ class Runtime:
     def prepare(self, workspace: Workspace, image: Image) -> None:
         """Bring the image to it, start what it needs; what has to be undone is noted in the workspace before."""
         self.workspace = workspace
+        self.network = Network(workspace)
         self.image = image
         self.tag = f"{workspace.tag}-{_plain(self.name)}"
         self.environment = {**os.environ, MARK: self.tag}
@@ -87,8 +90,8 @@ class Runtime:
         """Run a program to its end, leave nothing; what it printed. Raises CallFailed when it or the runtime fails."""
         raise NotImplementedError
 
-    def create(self, command: Sequence[str], limits: Limits | None = None) -> str:
-        """Make a container without starting it; its name."""
+    def create(self, command: Sequence[str], limits: Limits | None = None, network: bool = False) -> str:
+        """Make a container without starting it; its name. All but those with ``network`` have no network."""
         raise NotImplementedError
 
     def start(self, name: str) -> None:
@@ -98,6 +101,10 @@ class Runtime:
     def exec(self, name: str, command: Sequence[str]) -> str:
         """Run another program in it to its end; what it printed."""
         raise NotImplementedError
+
+    def addresses(self, name: str) -> tuple[str, str]:
+        """(its own, the host's) on its network; it runs."""
+        return self.network.addresses(name)
 
     def pause(self, name: str) -> None:
         raise NotImplementedError
@@ -178,9 +185,12 @@ class Limits:
 
 
 class Host(Runtime):
-    """No container at all: what the others are compared with, and through the same calls, so it has their cost."""
+    """No container at all: what the others are compared with, and through the same calls, so it has their cost.
 
-    can = frozenset()
+    With a network it is a program in a network namespace on the bridge, which is isolated in nothing else.
+    """
+
+    can = frozenset((NETWORK,))
 
     def absent(self) -> str:
         return ""
@@ -192,12 +202,43 @@ class Host(Runtime):
     def prepare(self, workspace: Workspace, image: Image) -> None:
         super().prepare(workspace, image)
         self._directory = workspace.directory("host")
+        self._commands: dict[str, Sequence[str]] = {}
+        self._started: dict[str, subprocess.Popen[bytes]] = {}
 
     def has(self, program: str, image: Image) -> bool:
         return shutil.which(program, path=PATH) is not None
 
     def run(self, command: Sequence[str], limits: Limits | None = None) -> str:
         return self.call("env", f"--chdir={self._directory}", *command)
+
+    def _inside(self, name: str, *command: str) -> list[str]:
+        return ["nsenter", f"--net={self.network.path(name)}", "env", f"--chdir={self._directory}", *command]
+
+    def create(self, command: Sequence[str], limits: Limits | None = None, network: bool = False) -> str:
+        name = self.new_name()
+        self.network.add(name)
+        self._commands[name] = command
+        return name
+
+    def start(self, name: str) -> None:
+        ending_with_us = ["setpriv", "--pdeathsig=KILL", "unshare", "--pid", "--fork", "--kill-child"]
+        words = self._inside(name, *ending_with_us, *self._commands[name])
+        null = subprocess.DEVNULL
+        self._started[name] = subprocess.Popen(
+            words, stdin=null, stdout=null, stderr=null, env=self.environment, start_new_session=True
+        )
+
+    def exec(self, name: str, command: Sequence[str]) -> str:
+        return self.call(*self._inside(name, *command))
+
+    def destroy(self, name: str) -> None:
+        if process := self._started.pop(name, None):
+            process.kill()
+            process.wait()
+        self.network.remove(name)
+
+
+_ADDRESSES = "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{.Gateway}}{{end}}"
 
 
 class Engine(Runtime):
@@ -207,7 +248,7 @@ class Engine(Runtime):
         super().__init__(name)
         self.program = program
         self.command = [program]
-        self.options = ["--network=none"]
+        self.options: list[str] = []
 
     def absent(self) -> str:
         return "" if shutil.which(self.program) else f"{self.program} is not installed"
@@ -215,8 +256,13 @@ class Engine(Runtime):
     def __call__(self, *words: str, quiet: bool = False) -> str:
         return self.call(*self.command, *words, quiet=quiet)
 
-    def _container(self, name: str, command: Sequence[str], limits: Limits | None) -> list[str]:
-        return [*self.options, f"--name={name}", *(limits.flags() if limits else ()), self.reference, *command]
+    def _container(self, name: str, command: Sequence[str], limits: Limits | None, network: str = "none") -> list[str]:
+        options = [*self.options, f"--network={network}", f"--name={name}"]
+        return [*options, *(limits.flags() if limits else ()), self.reference, *command]
+
+    def _joined(self, name: str) -> str:
+        """The network that a container of that name is going to be on."""
+        raise NotImplementedError
 
     @property
     def reference(self) -> str:
@@ -226,9 +272,9 @@ class Engine(Runtime):
     def run(self, command: Sequence[str], limits: Limits | None = None) -> str:
         return self("run", "--rm", *self._container(self.new_name(), command, limits))
 
-    def create(self, command: Sequence[str], limits: Limits | None = None) -> str:
+    def create(self, command: Sequence[str], limits: Limits | None = None, network: bool = False) -> str:
         name = self.new_name()
-        self("create", *self._container(name, command, limits))
+        self("create", *self._container(name, command, limits, self._joined(name) if network else "none"))
         return name
 
     def start(self, name: str) -> None:
@@ -236,6 +282,10 @@ class Engine(Runtime):
 
     def exec(self, name: str, command: Sequence[str]) -> str:
         return self("exec", name, *command)
+
+    def addresses(self, name: str) -> tuple[str, str]:
+        own, host = self("inspect", "--format", _ADDRESSES, name).split()
+        return own, host
 
     def pause(self, name: str) -> None:
         self("pause", name)

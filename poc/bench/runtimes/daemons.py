@@ -16,7 +16,7 @@ import subprocess
 import time
 
 from poc.bench.image import REFERENCE
-from poc.bench.runtimes.base import ALL, LOGS, UPDATE, CallFailed, Engine, Limits, first_line
+from poc.bench.runtimes.base import ALL, LOGS, UPDATE, CallFailed, Engine, Limits, Runtime, first_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _UP_SECONDS = 60.0
 _DOWN_SECONDS = 20.0
 # The first process has to reap what the shims leave behind, and to pass the end on.
 _INIT = '"$@" & child=$!; trap "kill -TERM $child" TERM; while kill -0 $child 2>/dev/null; do wait; done'
-_REMOVE_OURS = '"$@" ps -aq --filter name={tag} | xargs -r "$@" rm -f; "$@" rmi -f {tag}'
+_REMOVE_OURS = '"$@" ps -aq --filter name={tag} | xargs -r "$@" rm -f; "$@" rmi -f {tag}; "$@" network rm {tag}'
 
 
 class Box:
@@ -92,6 +92,7 @@ class Docker(Engine):
         super().__init__(name, "docker")
         self.runtime = runtime
         self._box: Box | None = None
+        self._has_network = False
 
     def absent(self) -> str:
         if reason := super().absent():
@@ -130,13 +131,24 @@ class Docker(Engine):
         at = workspace.directory(f"docker-{len(os.listdir(workspace.path))}")
         socket = f"unix://{at}/s"
         program = ["dockerd", f"--host={socket}", f"--pidfile={at}/pid", f"--data-root={at}/data"]
-        program += [f"--exec-root={at}/exec", "--iptables=false", "--bridge=none", f"--cgroup-parent=/{workspace.tag}"]
+        program += [f"--exec-root={at}/exec", "--iptables=false", "--ip6tables=false", "--ip-forward=false"]
+        program += ["--bridge=none", f"--cgroup-parent=/{workspace.tag}"]
         if self.runtime and "." not in self.runtime and self.runtime != "runc":  # which it has, and has reserved
             program.append(f"--add-runtime={self.runtime}={self._program()}")
         self.environment["DOCKER_CONFIG"] = at
         self._box = Box(f"{at}/log", self.environment, *program)
         self.command = ["docker", f"--host={socket}"]
         self._box.until(*self.command, "version")
+
+    def _joined(self, name: str) -> str:
+        """One of the driver `bridge` of its own: the default one of a daemon of this machine's may be in use."""
+        if not self._has_network:
+            link = f"pb{os.urandom(6).hex()}"
+            if self._box:  # a daemon leaves its bridges behind
+                self.workspace.undo("ip", "link", "delete", link)
+            self("network", "create", f"--opt=com.docker.network.bridge.name={link}", self.tag)
+            self._has_network = True
+        return self.tag
 
     @property
     def note(self) -> str:  # type: ignore[override]
@@ -184,8 +196,14 @@ class Podman(Engine):
         workspace.undo(*configured, "rm", "--all", "--force", "--time=0")
         self("import", image.tar, self.reference)
 
+    def _joined(self, name: str) -> str:
+        return f"ns:{self.network.add(name)}"
+
+    addresses = Runtime.addresses
+
     def destroy(self, name: str) -> None:
         self("rm", "--force", "--time=0", name)
+        self.network.remove(name)
 
 
 _CONTAINERD_CONFIG = """version = 2
@@ -203,6 +221,7 @@ class Containerd(Engine):
     """A daemon of its own, through ctr; `create` makes no process yet, as Docker's does not."""
 
     can = ALL - {LOGS, UPDATE}
+    addresses = Runtime.addresses
     limits = frozenset(("cpus", "memory"))
     needs_mounts = True
 
@@ -234,14 +253,15 @@ class Containerd(Engine):
     def _flags(self, name: str, command: Sequence[str], limits: Limits | None) -> list[str]:
         cpus = [f"--cpus={limits.cpus:g}"] if limits and limits.cpus else []
         memory = [f"--memory-limit={limits.memory}"] if limits and limits.memory else []
-        return [*cpus, *memory, self.reference, name, *command]
+        return [*cpus, *memory, "--", self.reference, name, *command]  # or it takes the command's options for its own
 
     def run(self, command: Sequence[str], limits: Limits | None = None) -> str:
         return self("run", "--rm", *self._flags(self.new_name(), command, limits))
 
-    def create(self, command: Sequence[str], limits: Limits | None = None) -> str:
+    def create(self, command: Sequence[str], limits: Limits | None = None, network: bool = False) -> str:
         name = self.new_name()
-        self("container", "create", *self._flags(name, command, limits))
+        joined = [f"--with-ns=network:{self.network.add(name)}"] if network else []
+        self("container", "create", *joined, *self._flags(name, command, limits))
         return name
 
     def start(self, name: str) -> None:
@@ -263,6 +283,7 @@ class Containerd(Engine):
             if "not found" not in str(error):  # it was never started
                 raise
         self("container", "rm", name)
+        self.network.remove(name)
 
     def keeps(self, words: Sequence[str], mark: str) -> bool:
         return super().keeps(words, mark) and not is_box(words)

@@ -55,29 +55,33 @@ class Oci(Runtime):
         self.command = [*self.command, "--root", state]
         workspace.undo("sh", "-c", _DELETE_ALL, "-", *self.command)
 
-    def _bundle(self, command: Sequence[str], limits: Limits | None) -> tuple[str, str]:
+    def _bundle(self, command: Sequence[str], limits: Limits | None, network: bool = False) -> tuple[str, str]:
         """A new container's name and bundle."""
         name = self.new_name()
+        namespace = self.network.add(name) if network else ""
         path = f"{self._bundles}/{name}"
         os.mkdir(path)
         with open(f"{path}/config.json", "w") as file:
-            json.dump(self._configuration(name, command, limits or Limits()), file)
+            json.dump(self._configuration(name, command, limits or Limits(), namespace), file)
         return name, path
 
-    def _configuration(self, name: str, command: Sequence[str], limits: Limits) -> dict[str, Any]:
+    def _configuration(self, name: str, command: Sequence[str], limits: Limits, namespace: str) -> dict[str, Any]:
         from poc.oci import defaults, generate
 
         process = generate.process(command, [f"PATH={PATH}"], capabilities=_available(defaults.CAPABILITIES))
         cgroup = f"/{self.workspace.tag}/{name}"
         spec = generate.spec(process, self.image.rootfs, "bench", cgroup, limits.resources())
+        if namespace:
+            own = next(one for one in spec["linux"]["namespaces"] if one["type"] == "network")
+            own["path"] = namespace
         return {**spec, "ociVersion": "1.0.2"}  # crun 1.8 refuses later ones
 
     def run(self, command: Sequence[str], limits: Limits | None = None) -> str:
         name, bundle = self._bundle(command, limits)
         return self.call(*self.command, "run", "--bundle", bundle, name)
 
-    def create(self, command: Sequence[str], limits: Limits | None = None) -> str:
-        name, bundle = self._bundle(command, limits)
+    def create(self, command: Sequence[str], limits: Limits | None = None, network: bool = False) -> str:
+        name, bundle = self._bundle(command, limits, network)
         self.call(*self.command, "create", "--bundle", bundle, name, quiet=True)
         return name
 
@@ -99,6 +103,7 @@ class Oci(Runtime):
 
     def destroy(self, name: str) -> None:
         self.call(*self.command, "delete", "--force", name)
+        self.network.remove(name)
 
 
 def _available(names: Sequence[str]) -> list[str]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-
 import poc
+from poc.bench.command import own_command
 from poc.bench.runtimes.base import Engine
 from poc.engine import Engine as Store
 from poc.errors import PocError
@@ -15,13 +14,6 @@ if TYPE_CHECKING:
     from poc.bench.workspace import Workspace
 
 _REMOVE_ALL = '"$@" ps -aq | xargs -r "$@" rm -f'
-_START = "import sys; sys.path[:] = {path!r}; sys.argv[0] = {name!r}; from {module} import main; main()"
-
-
-def own_command(name: str = "poc", module: str = "poc.__main__") -> list[str]:
-    """How this very poc is called as a program, without what `site` would cost, as the launchers do it."""
-    code = _START.format(path=[path for path in sys.path if path], name=name, module=module)
-    return [sys.executable, "-I", "-S", "-X", "utf8", "-c", code]
 
 
 class Poc(Engine):
@@ -43,6 +35,9 @@ class Poc(Engine):
         except PocError as error:
             return str(error)
         return ""
+
+    def _joined(self, name: str) -> str:
+        return "bridge"
 
     def version(self) -> str:
         return f"poc {poc.__version__}" + (f" with {self.runtime}" if self.runtime else "")

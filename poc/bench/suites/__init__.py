@@ -6,6 +6,7 @@ from poc.bench.suites.apps import APPS
 from poc.bench.suites.base import Suite
 from poc.bench.suites.disk import DISK
 from poc.bench.suites.limits import LIMITS_KEPT
+from poc.bench.suites.network import NETWORKS
 from poc.bench.suites.operations import OPERATIONS, OTHERS
 from poc.bench.suites.workloads import COMPARE, PERFORMANCE
 from poc.errors import InvalidArgument
@@ -14,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-SUITES: tuple[Suite, ...] = (*COMPARE, *PERFORMANCE, *OPERATIONS, *OTHERS, *LIMITS_KEPT, *DISK, *APPS)
+SUITES: tuple[Suite, ...] = (*COMPARE, *PERFORMANCE, *OPERATIONS, *OTHERS, *LIMITS_KEPT, *DISK, *NETWORKS, *APPS)
 
 
 def choose(prefixes: Sequence[str], suites: Sequence[Suite] = SUITES) -> list[Suite]:

@@ -1,7 +1,6 @@
-"""Servers and their clients, both in one container: nginx with ab, redis with redis-benchmark.
+"""Servers in a container and their clients on the host: nginx with ab, redis with redis-benchmark.
 
-They talk over the container's own loopback and a socket in its files, so what is measured is the isolation of
-processes, not the way from one network to another.
+They talk over the container's network, so what is measured is the way there too, as it is for whoever uses a server.
 """
 
 from __future__ import annotations
@@ -9,37 +8,25 @@ from __future__ import annotations
 import csv
 import re
 
-from poc.bench.runtimes.base import CallFailed
+from poc.bench.runtimes.base import NETWORK, CallFailed
 from poc.bench.statistics import HIGHER
 from poc.bench.suites.base import Measured, Metric, Settings, Suite
+from poc.bench.suites.network import await_server, connected
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from poc.bench.runtimes.base import Runtime
 
-_PORT = 18085
+_WEB_PORT, _REDIS_PORT = 18085, 18086
 _NGINX = (
-    "daemon off; user root; pid bench.nginx.pid; error_log stderr crit; worker_processes 2;"
-    " events {{ worker_connections 1024; }}"
-    " http {{ access_log off; client_body_temp_path bench.nginx; proxy_temp_path bench.nginx;"
+    "daemon off; user root; pid bench.nginx/pid; error_log stderr crit; worker_processes 2;"
+    " events { worker_connections 1024; }"
+    " http { access_log off; client_body_temp_path bench.nginx; proxy_temp_path bench.nginx;"
     " fastcgi_temp_path bench.nginx; uwsgi_temp_path bench.nginx; scgi_temp_path bench.nginx;"
-    " server {{ listen 127.0.0.1:{port}; location / {{ return 200 served; }} }} }}"
+    f" server {{ listen {_WEB_PORT}; location / {{ return 200 served; }} }} }}"
 )
-_WEB = (
-    "mkdir bench.nginx; echo '{config}' > bench.nginx/conf;"
-    ' nginx -e stderr -p "$PWD" -c bench.nginx/conf & server=$!;'
-    " i=0; until ab -q -n 1 http://127.0.0.1:{port}/ >/dev/null 2>&1; do"
-    " i=$((i+1)); [ $i -lt 100 ] || break; sleep 0.1; done;"
-    " ab -q -n {requests} -c 100 http://127.0.0.1:{port}/; code=$?;"
-    " kill $server; wait $server; rm -rf bench.nginx bench.nginx.pid; exit $code"
-)
-_REDIS = (
-    "redis-server --port 0 --unixsocket ./bench.redis --save '' --dir . >/dev/null & server=$!;"
-    " i=0; until redis-cli -s ./bench.redis ping 2>&1 | grep -q PONG; do"
-    " i=$((i+1)); [ $i -lt 100 ] || break; sleep 0.1; done;"
-    " redis-benchmark -s ./bench.redis -t set,get,incr,lpush -n {requests} --csv; code=$?;"
-    " kill $server; wait $server; rm -f ./bench.redis; exit $code"
-)
+_WEB = f"mkdir -p bench.nginx; echo '{_NGINX}' > bench.nginx/conf; exec nginx -e stderr -p \"$PWD\" -c bench.nginx/conf"
+_REDIS = f"redis-server --port {_REDIS_PORT} --protected-mode no --save".split() + [""]
 
 
 class Nginx(Suite):
@@ -53,15 +40,19 @@ class Nginx(Suite):
         Metric("mean", "time of a request, average", "ms"),
         Metric("p95", "time of a request, 95th percentile", "ms"),
     )
-    programs = ("nginx", "ab", "sh", "mkdir", "rm", "sleep")
+    needs = frozenset((NETWORK,))
+    programs = ("nginx", "sh", "mkdir")
+    host_programs = ("ip", "ab")
 
     def seconds(self, settings: Settings) -> float:
         return settings.pick(6, 1)
 
     def measure(self, runtime: Runtime, settings: Settings) -> Measured:
-        config = _NGINX.format(port=_PORT)
-        script = _WEB.format(config=config, port=_PORT, requests=settings.whole(50_000, 5000, 200))
-        raw = runtime.run(["sh", "-c", script])
+        requests = settings.whole(50_000, 5000, 200)
+        with connected(runtime, ["sh", "-c", _WEB]) as server:
+            address, _ = runtime.addresses(server)
+            await_server(address, _WEB_PORT)
+            raw = runtime.call("ab", "-q", "-n", f"{requests}", "-c", "100", f"http://{address}:{_WEB_PORT}/")
         return Measured(ab_figures(raw), raw)
 
 
@@ -89,14 +80,20 @@ class Redis(Suite):
     title = "redis, asked by redis-benchmark"
     headline = "get"
     metrics = tuple(Metric(name, name.upper(), "1/s", HIGHER) for name in ("get", "set", "incr", "lpush"))
-    programs = ("redis-server", "redis-benchmark", "redis-cli", "sh", "grep", "rm", "sleep")
+    needs = frozenset((NETWORK,))
+    programs = ("redis-server",)
+    host_programs = ("ip", "redis-benchmark")
 
     def seconds(self, settings: Settings) -> float:
         return settings.pick(8, 1.5)
 
     def measure(self, runtime: Runtime, settings: Settings) -> Measured:
-        script = _REDIS.format(requests=settings.whole(100_000, 10_000, 500))
-        raw = runtime.run(["sh", "-c", script])
+        requests = settings.whole(100_000, 10_000, 500)
+        with connected(runtime, _REDIS) as server:
+            address, _ = runtime.addresses(server)
+            await_server(address, _REDIS_PORT)
+            words = ["-h", address, "-p", f"{_REDIS_PORT}", "-t", "set,get,incr,lpush", "-n", f"{requests}", "--csv"]
+            raw = runtime.call("redis-benchmark", *words)
         return Measured(redis_figures(raw), raw)
 
 

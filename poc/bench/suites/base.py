@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -57,7 +58,7 @@ class Settings(NamedTuple):
 class Suite:
     """One benchmark, named context.component.facet. ``headline`` is the metric that a summary goes by.
 
-    ``needs`` are abilities of the runtime, ``programs`` those in the image.
+    ``needs`` are abilities of the runtime, ``programs`` those in the image, ``host_programs`` those beside it.
     """
 
     name = ""
@@ -66,6 +67,7 @@ class Suite:
     headline = ""
     needs: frozenset[str] = frozenset()
     programs: tuple[str, ...] = ()
+    host_programs: tuple[str, ...] = ()
 
     def lacks(self, runtime: Runtime, image: Image) -> str:
         """Why it can't be measured with this runtime and image; "" if it can."""
@@ -74,6 +76,8 @@ class Suite:
         if absent := [program for program in self.programs if not runtime.has(program, image)]:
             names = ", ".join(absent)
             return f"{names}: not there (install it on this host, or use `poc bench prepare` and --image poc-bench)"
+        if absent := [program for program in self.host_programs if not shutil.which(program)]:
+            return f"{', '.join(absent)}: not on this host (install it)"
         return ""
 
     def command(self, settings: Settings) -> str:
@@ -109,9 +113,9 @@ SLEEP = ("sleep", "86399")  # the program of a container that only has to be the
 
 
 @contextmanager
-def created(runtime: Runtime, command: Sequence[str] = SLEEP) -> Iterator[str]:
+def created(runtime: Runtime, command: Sequence[str] = SLEEP, network: bool = False) -> Iterator[str]:
     """A container that is there as long as this lasts, not started."""
-    name = runtime.create(command)
+    name = runtime.create(command, network=network)
     try:
         yield name
     finally:

@@ -10,7 +10,7 @@ import math
 import subprocess
 
 from poc.bench import sysbench
-from poc.bench.runtimes.base import EXEC
+from poc.bench.runtimes.base import EXEC, LIFE
 from poc.bench.statistics import HIGHER
 from poc.bench.suites.base import Measured, Metric, Settings, Suite, place
 
@@ -73,7 +73,7 @@ class FileWorkload(Workload):
     """sysbench fileio: files made, the page cache dropped, measured, files removed; all on one file system."""
 
     def lacks(self, runtime: Runtime, image: Image) -> str:
-        if runtime.can and EXEC not in runtime.can:
+        if LIFE in runtime.can and EXEC not in runtime.can:
             return f"{runtime.name} has no {EXEC}"
         return super().lacks(runtime, image)
 

@@ -12,6 +12,7 @@ COLUMNS = (("SUITE", "Name"), ("WHAT IT MEASURES", "Title"), ("NEEDS", "Needs"))
 def run(args: Args) -> int:
     from poc.bench.suites import SUITES
 
-    rows = [{"Name": suite.name, "Title": suite.title, "Needs": ", ".join(suite.programs)} for suite in SUITES]
+    needed = {suite.name: dict.fromkeys((*suite.programs, *suite.host_programs)) for suite in SUITES}
+    rows = [{"Name": suite.name, "Title": suite.title, "Needs": ", ".join(needed[suite.name])} for suite in SUITES]
     show(rows, COLUMNS, args.format)
     return 0
