@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 NAME = "poc-bench"
 REFERENCE = f"docker.io/library/{NAME}:latest"
 PROGRAMS = (
-    *("sh", "true", "sleep", "cat", "date", "dd", "echo", "rm", "sync", "mkdir", "grep", "sysbench", "fio", "iperf3"),
-    *("nginx", "ab", "redis-server", "redis-benchmark", "redis-cli"),
+    *("sh", "true", "sleep", "cat", "date", "dd", "echo", "rm", "sync", "mkdir", "sysbench", "fio", "iperf3"),
+    *("nginx", "ab", "redis-server", "redis-benchmark"),
 )
 # What `poc bench prepare` makes an image of: for hosts that lack some of these programs.
 PREPARED = "poc-bench"
