@@ -491,7 +491,7 @@ def test_a_matrix_of_host_poc_and_runc(cli: CommandLine, place: str, tmp_path: P
     assert all(found.keys() == {"poc", "runc"} and found["poc"]["min"] > 0 for found in life.values())
     boot = data["summary"]["boot"]["boot"]
     assert boot["host"]["median"] < boot["poc"]["median"] and boot["host"]["median"] < boot["runc"]["median"]
-    assert data["skipped"]["operations.container.exec"] == {"host": "host has no exec, life"}
+    assert data["skipped"]["operations.container.exec"] == {"host": "host has no containers"}
     assert data["machine"]["cpus"] == os.cpu_count() and data["machine"]["filesystem"]
     assert re.search(r"^operations\.container\.lifecycle +create, run `true`, remove, ms +poc +2 ", done.stdout, re.M)
     again = cli("bench", "compare", path, path)
@@ -704,7 +704,7 @@ def test_limits_are_measured(cli: CommandLine, place: str, tmp_path: Path) -> No
             assert values["limits.blkio", name]["got"] < 5
         assert values["io.dd", name]["rate"] > 0
     assert values["io.dd", "host"]["rate"] > 0 and ("limits.memory", "host") not in values
-    assert data["skipped"]["limits.memory"] == {"host": "host has no limits"}
+    assert data["skipped"]["limits.memory"] == {"host": "host has no containers"}
 
 
 IPERF = ("program:ldd", "program:iperf3", "program:ip", "program:nft")
@@ -974,16 +974,20 @@ def test_the_page_shows_the_figures_of_the_json(cli: CommandLine, tmp_path: Path
                 page.choose("base", base)
                 ratios = {name: found[statistic] / summary[base][statistic] for name, found in summary.items()}
                 assert page(values) == {name: f"{as_shown(ratio)} ×" for name, ratio in ratios.items()}
+        glance = "[...document.querySelectorAll('table td')].map(cell => cell.textContent)"
+        page.choose("base", "")
+        page.choose("statistic", "median")
+        assert page(glance) == [f"{as_shown(summary[name]['median'])} ms" for name in ("poc", "runc", "<b>odd</b>")]
         page.choose("base", "runc")
         results = Results.load(str(source))
-        told = page("document.querySelector('.sentences').innerText")
+        told = "\n" + page("document.querySelector('.sentences').innerText")
         for name in ("poc", "<b>odd</b>"):
             found = statistics.ratio(*results.pairs("test.call", "call", name, "runc"))
-            assert f"A call: {name} is {1 / found.value:.1f} × faster than runc ({found})" in told  # type: ignore[union-attr]
+            assert f"\n{name} is {1 / found.value:.1f} × faster than runc ({found})" in told  # type: ignore[union-attr]
         assert page("document.querySelectorAll('.dot').length") == 30
         assert page("document.querySelectorAll('[data-runtime=poc] .dot.outlier').length") == 1
         assert "runc failed: </script> it broke" in page("document.body.innerText")
-        for width in (360, 1200):
+        for width in (360, 390, 1200):
             for dark in (False, True):
                 page.look(width, 800, dark)
                 assert page("document.documentElement.scrollWidth") <= width

@@ -33,20 +33,24 @@ def page(results: Sequence[Results]) -> str:
 def _shown(results: Results) -> dict[str, Any]:
     data = results.data
     suites = [_suite(results, name, suite) for name, suite in data["suites"].items()]
-    skipped = [f"{suite}: {reason}" for suite, reasons in data["skipped"].items() for reason in reasons.values()]
     failed = [f"{sample['suite']} {sample['runtime']} failed: {sample['error']}" for sample in results.failures]
+    warnings = [*report.busy(results), *dict.fromkeys(failed)]
     return {
         "started": data["started"],
         "state": data["state"],
         "runtimes": data["runtimes"],
-        "notes": [*report.notes(results), *dict.fromkeys(skipped), *dict.fromkeys(failed)],
+        "warnings": warnings,
+        "notes": [note for note in (*report.notes(results), *report.skipped(results)) if note not in warnings],
         "suites": [suite for suite in suites if suite["metrics"]],
     }
 
 
 def _suite(results: Results, name: str, suite: dict[str, Any]) -> dict[str, Any]:
+    """With the metric that it goes by first."""
     metrics = [_metric(results, name, metric) for metric in suite["metrics"]]
-    return {"name": name, "title": suite["title"], "metrics": [metric for metric in metrics if metric["runtimes"]]}
+    metrics.sort(key=lambda metric: metric["key"] != suite["headline"])
+    found = [metric for metric in metrics if metric["runtimes"]]
+    return {"name": name, "title": suite["title"], "command": suite.get("command", ""), "metrics": found}
 
 
 def _metric(results: Results, suite: str, metric: Sequence[Any]) -> dict[str, Any]:
@@ -58,9 +62,8 @@ def _metric(results: Results, suite: str, metric: Sequence[Any]) -> dict[str, An
         if name in found
     ]
     names = [runtime["name"] for runtime in runtimes]
-    words = f"{title[0].upper()}{title[1:]}"
     sentences = {
-        base: [report.compared(words, results, suite, metric, name, base) for name in names if name != base]
+        base: [report.compared("", results, suite, metric, name, base) for name in names if name != base]
         for base in names
         if better
     }

@@ -83,9 +83,16 @@ def sentences(results: Results, base: str | None = None) -> Iterator[str]:
         for runtime in measured:
             if runtime != first and better:
                 yield compared(suite["title"], results, name, metric, runtime, first, len(measured) > 2)
+    yield from skipped(results)
+
+
+def skipped(results: Results) -> Iterator[str]:
+    """What could not be measured, a line for each reason."""
+    found: dict[str, list[str]] = {}
     for name, reasons in results.data["skipped"].items():
         for reason in dict.fromkeys(reasons.values()):
-            yield f"{name}: not measured, {reason}"
+            found.setdefault(reason, []).append(name)
+    return (f"{reason}: no {', '.join(names)}" for reason, names in found.items())
 
 
 def compared(
@@ -95,11 +102,23 @@ def compared(
     key, _, unit, better, words = metric
     mine, theirs = results.pairs(suite, key, runtime, base)
     if not mine:
-        return f"{title}: {runtime} and {base} have no round in common"
+        return f"{title}{': ' if title else ''}{runtime} and {base} have no round in common"
     found = ratio(mine, theirs)
     if found is None:  # nothing is so many times as large as nothing
-        return f"{title}: {runtime} {amount(_median(mine))} {unit}, {base} {amount(_median(theirs))} {unit}"
+        told = f"{runtime} {amount(_median(mine))} {unit}, {base} {amount(_median(theirs))} {unit}"
+        return f"{title}{': ' if title else ''}{told}"
     return sentence(title, found, better, runtime, base, tuple(words), pair)
+
+
+def busy(results: Results) -> Iterator[str]:
+    """What else went on, where that is too much to be passed over."""
+    machine = results.data["machine"]
+    if machine and machine["load"][0] > machine["cpus"] / 2:
+        yield (
+            f"the machine was busy when this began: load {machine['load'][0]:.1f} on {machine['cpus']} CPUs;"
+            " against others a container has the CPU share of its own cgroup,"
+            " a program on the host that of its caller's"
+        )
 
 
 def notes(results: Results) -> Iterator[str]:
@@ -112,12 +131,7 @@ def notes(results: Results) -> Iterator[str]:
             f"{machine['cpu']}, {machine['cpus']} CPUs, {memory:.1f} GiB, {machine['kernel']}, cgroup"
             f" {machine['cgroup']}, {machine['filesystem']}"
         )
-        if machine["load"][0] > machine["cpus"] / 2:
-            yield (
-                f"the machine was busy when this began: load {machine['load'][0]:.1f} on {machine['cpus']} CPUs;"
-                " against others a container has the CPU share of its own cgroup,"
-                " a program on the host that of its caller's"
-            )
+        yield from busy(results)
     runs, warmup = settings["runs"], settings["warmup"]
     yield (
         f"{runs} run{'s' if runs > 1 else ''}{f' after {warmup} to warm up' if warmup else ''}, in an order shuffled"

@@ -164,16 +164,18 @@ def sentence(
 ) -> str:
     """What a ratio means: "CPU: no measurable difference (0.998, 0.991 to 1.004)".
 
-    ``pair``: it is one of several, so it says which two it is about where that is not plain.
+    ``pair``: it is one of several, so it says which two it is about where that is not plain. ``title`` may be "".
     """
     between = f" between {name} and {base}" if pair else ""
     if found.low is None or found.high is None:
-        return f"{title}: too few runs to tell a difference{between} from noise ({found})"
-    if found.differs:
-        return f"{title}: {name} {_difference(found, better, words)} {base} ({found})"
-    if max(found.high - 1, 1 - found.low) > _NOISY:
-        return f"{title}: the noise is larger than the difference{between} ({found})"
-    return f"{title}: no measurable difference{between} ({found})"
+        told = f"too few runs to tell a difference{between} from noise"
+    elif found.differs:
+        told = f"{name} {_difference(found, better, words)} {base}"
+    elif max(found.high - 1, 1 - found.low) > _NOISY:
+        told = f"the noise is larger than the difference{between}"
+    else:
+        told = f"no measurable difference{between}"
+    return f"{title}{': ' if title else ''}{told} ({found})"
 
 
 _NOISY = 0.05  # an interval that reaches further than this says little
