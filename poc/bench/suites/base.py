@@ -72,7 +72,7 @@ class Suite:
     def lacks(self, runtime: Runtime, image: Image) -> str:
         """Why it can't be measured with this runtime and image; "" if it can."""
         if missing := sorted(self.needs - runtime.can):
-            return f"{runtime.name} has no {', '.join(missing) if runtime.can else 'containers'}"
+            return f"{runtime.name} has no {', '.join(missing) if LIFE in runtime.can else 'containers'}"
         if absent := [program for program in self.programs if not runtime.has(program, image)]:
             names = ", ".join(absent)
             return f"{names}: not there (install it on this host, or use `poc bench prepare` and --image poc-bench)"
