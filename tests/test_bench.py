@@ -821,7 +821,7 @@ def test_a_network_suite_says_what_it_lacks(
         told = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert told.returncode == 0 and told.stderr == "", told
         (line,) = (line for line in told.stdout.splitlines() if "not measured" in line)
-        assert line.startswith(f"- {suite}: not measured, {reason}"), line
+        assert line.startswith(f"- not measured: {suite}; {reason}"), line
 
 
 IPERF_REPORT = """{"start": {}, "end": {
