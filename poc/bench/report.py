@@ -92,7 +92,7 @@ def skipped(results: Results) -> Iterator[str]:
     for name, reasons in results.data["skipped"].items():
         for reason in dict.fromkeys(reasons.values()):
             found.setdefault(reason, []).append(name)
-    return (f"{reason}: no {', '.join(names)}" for reason, names in found.items())
+    return (f"not measured: {', '.join(names)}; {reason}" for reason, names in found.items())
 
 
 def compared(
