@@ -230,7 +230,7 @@ def test_it_costs_no_interpreter_and_little_memory(cli: CommandLine, engine: poc
                     assert os.readlink(f"/proc/{process.pid}/exe") == program
         sizes.append(pss(monitor))
         time.sleep(0.05)
-    assert sorted(sizes)[len(sizes) // 2] <= 12 << 10, sizes  # alone on a host it shares its libraries with nobody
+    assert sorted(sizes)[len(sizes) // 2] <= 10 << 10, sizes  # alone on a host it shares its libraries with nobody
     container.stop(timeout=5)
     await_truth(lambda: not [process for process in leaks.our_processes() if process.parent == monitor])
     container.remove()
