@@ -19,7 +19,7 @@ from poc.errors import Conflict, PocError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from poc.engine import Engine
@@ -121,35 +121,31 @@ def delete(engine: Engine, id: str) -> None:
     With it go its anonymous volumes, unless they are to be kept (`poc.engine.volumes`).
     """
     directory = engine.paths.container(id)
-    record = read_optional(f"{directory}/container.json")
+    found = read_optional(f"{directory}/container.json")
     # Without this file it does not exist any more, so it goes first, and the name right after it.
-    if record:
+    if found:
         os.rename(f"{directory}/container.json", f"{directory}/{_GONE}")
-    for name in [record["name"]] if record else listed(engine.paths.names):
+    record = found or read_optional(f"{directory}/{_GONE}")  # of one whose deletion was cut off
+    for name in [found["name"]] if found else listed(engine.paths.names):
         free_name(engine, name, id)
-    _release_volumes(engine, id)
-    if record or (record := _destroyed(engine, id)):
+    _release_volumes(engine, id, record.get("mounts", ()))
+    if found or (record and not _is_told(engine, id)):
         events.emit_container(engine.paths, record, "destroy")
     _fs.remove_tree(directory)
 
 
-def _release_volumes(engine: Engine, id: str) -> None:
-    points = read_optional(engine.paths.container(id, _GONE)).get("mounts", ())
+def _release_volumes(engine: Engine, id: str, points: Sequence[dict[str, Any]]) -> None:
     if points or os.path.exists(engine.paths.container(id, ANONYMOUS)):
         from poc.engine import mounting
 
         mounting.release(engine.paths, id, points)
 
 
-def _destroyed(engine: Engine, id: str) -> dict[str, Any]:
-    """What was asked of a container whose deletion was cut off before anybody was told, else {}."""
-    record = read_optional(engine.paths.container(id, _GONE))
-    if record:
-        from poc.engine import history
+def _is_told(engine: Engine, id: str) -> bool:
+    """Did who was cut off while deleting it tell of that?"""
+    from poc.engine import history
 
-        if history.last_action(engine.paths, id, ("create", "destroy")) == "destroy":
-            return {}
-    return record
+    return history.last_action(engine.paths, id, ("create", "destroy")) == "destroy"
 
 
 def free_name(engine: Engine, name: str, id: str) -> None:
