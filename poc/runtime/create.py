@@ -124,20 +124,27 @@ def create(
         undo.callback(_end, process)
         child.close()
         phases.mark("clone")
-        try:
-            if while_mounting is not None:
-                while_mounting(process)
-            _serve(parent, process, init)
-            if not hold:
-                _tell(parent, START)
-            console = _await_ready(parent, process, init)
-        except (OSError, SetupError):
-            if group.oom_kills():
-                raise SetupError("the memory limit is too low: there was an OOM kill before the program ran") from None
-            raise
+        console = _see_through(parent, process, init, while_mounting, hold)
         undo.pop_all()
     phases.mark("mounts")
     return Created(process, parent, group, console, hold)
+
+
+def _see_through(
+    parent: Channel, process: Process, init: Init, while_mounting: Callable[[Process], None] | None, hold: bool
+) -> int | None:
+    """From the clone until the child is ready. Returns the master of its terminal, if it has one."""
+    try:
+        if while_mounting is not None:
+            while_mounting(process)
+        _serve(parent, process, init)
+        if not hold:
+            _tell(parent, START)
+        return _await_ready(parent, process, init)
+    except (OSError, SetupError):
+        if init.cgroup.oom_kills():
+            raise SetupError("the memory limit is too low: there was an OOM kill before the program ran") from None
+        raise
 
 
 def _serve(parent: Channel, process: Process, init: Init) -> None:
