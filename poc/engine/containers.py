@@ -9,7 +9,8 @@ from poc import _fs
 from poc.engine import events, recovery
 from poc.engine.bundle import enforceable
 from poc.engine.config import SETTINGS, ContainerConfig
-from poc.engine.container import ALIVE, Container
+from poc.engine.container import Container
+from poc.engine.state import ALIVE
 from poc.engine.store import Lock
 from poc.errors import (
     ContainerError,

@@ -18,7 +18,7 @@ from poc.errors import Conflict
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from poc.engine.container import Container
+    from poc.engine.state import ContainerState
 
 _FROZEN = b"frozen"  # written into the file before that is done
 _PATIENCE = 120.0  # seconds, for another commit
@@ -29,7 +29,7 @@ class Standstill:
 
     __slots__ = ("_container", "_fd", "_path")
 
-    def __init__(self, container: Container) -> None:
+    def __init__(self, container: ContainerState) -> None:
         self._container = container
         self._path = _path(container)
         self._fd = -1
@@ -55,13 +55,13 @@ class Standstill:
             _end(self._container, self._fd)
 
 
-def end_abandoned(container: Container) -> bool:
+def end_abandoned(container: ContainerState) -> bool:
     """Let a container go on that a killed commit has left frozen; False if it is frozen for another reason."""
     fd = _locked(_path(container), 0)
     return fd >= 0 and _end(container, fd)
 
 
-def _path(container: Container) -> str:
+def _path(container: ContainerState) -> str:
     return container.paths.runtime(container.id, "standstill")
 
 
@@ -81,7 +81,7 @@ def _locked(path: str, flags: int) -> int:
     return -1
 
 
-def _end(container: Container, fd: int) -> bool:
+def _end(container: ContainerState, fd: int) -> bool:
     try:
         return _let_go_on(container, fd)
     finally:
@@ -89,7 +89,7 @@ def _end(container: Container, fd: int) -> bool:
         os.close(fd)
 
 
-def _let_go_on(container: Container, fd: int) -> bool:
+def _let_go_on(container: ContainerState, fd: int) -> bool:
     """Thaw it if whoever had the file before had frozen it."""
     if not os.pread(fd, len(_FROZEN), 0):
         return False
