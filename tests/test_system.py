@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from conftest import CommandLine, needs
 
-from poc import cgroups
+from poc import _fs, cgroups
 from poc.cli.commands import system_doctor
 from poc.engine import doctor
 from poc.engine.cleaning import Wanted
@@ -87,6 +87,14 @@ def test_a_tree_is_measured_once_and_within_its_disk(tmp_path: Path) -> None:
     os.symlink("/" * 100, tmp_path / "link")
     assert tree_size(str(tmp_path)) == 1100
     assert tree_size(f"{tmp_path}/nosuch") == 0
+    place = os.open(tmp_path, os.O_PATH)
+    for _ in range(20):  # deeper than a path can say, as a container can have it
+        os.mkdir("d" * 250, dir_fd=place)
+        above, place = place, os.open("d" * 250, os.O_PATH, dir_fd=place)
+        os.close(above)
+    os.close(place)
+    assert tree_size(str(tmp_path)) == 1100
+    _fs.remove_tree(f"{tmp_path}/{'d' * 250}")
 
 
 def test_prune_takes_what_does_not_run(cli: CommandLine, engine: poc.Engine) -> None:
