@@ -623,6 +623,10 @@ def test_what_is_absent_or_unknown_is_an_error(
         (["--vs-host", "--quick", "--runtimes=poc"], "compares with host, which is not among poc"),
         (["--relative-to=runc", "boot"], "--relative-to runc: not among host, poc"),
         (["--image=nowhere", "boot"], "no such image: nowhere"),
+        (["--output=/no/where/x.json", "boot"], "can't be written to /no/where/x.json"),
+        (["--output=/", "boot"], "can't be written to /"),
+        (["--directory=/no/where", "boot"], "no directory /no/where to work in"),
+        (["--scale=nan", "boot"], "scale nan: larger than 0"),
     ]:
         done = cli("bench", f"--directory={place}", *words)
         assert done.exit_code == 1 and message in done.stderr and done.stdout == "", (words, done)

@@ -86,6 +86,10 @@ def with_outputs(configs: Sequence[Config], stem: str) -> list[Config]:
     ]
     if len({os.path.realpath(str(one.output)) for one in named}) < len(named):
         raise InvalidArgument("several configurations write to one output; give each its own in its file")
+    for one in named:
+        path = os.path.realpath(str(one.output))  # before hours are spent
+        if os.path.isdir(path) or not os.access(os.path.dirname(path), os.W_OK):
+            raise InvalidArgument(f"the results can't be written to {one.output}: no such directory, or not a file")
     return named
 
 

@@ -15,6 +15,7 @@ import tempfile
 import time
 
 from poc.bench.command import own_command
+from poc.errors import InvalidArgument
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,10 +44,12 @@ _PATIENCE = 30.0  # seconds for one undo
 
 
 class Workspace:
-    """One benchmark's directory, ``path``. ``tag`` is in the names of all its containers."""
+    """One benchmark's directory, ``path``. ``tag`` is in the names of all its containers. Raises InvalidArgument."""
 
     def __init__(self, place: str | None = None) -> None:
         place = place or DEFAULT_PLACE
+        if not os.path.isdir(place):
+            raise InvalidArgument(f"no directory {place} to work in")
         clean(place)
         self.path = tempfile.mkdtemp(prefix=PREFIX, dir=place)
         os.chmod(self.path, 0o711)

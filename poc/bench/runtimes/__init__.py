@@ -64,7 +64,8 @@ def known(paths: Mapping[str, str]) -> list[Runtime]:
 def choose(names: Sequence[str], paths: Mapping[str, str] | None = None) -> list[Runtime]:
     """Those of these names, each once. Raises Absent for one that is not here, InvalidArgument."""
     found = [find(name, paths) for name in dict.fromkeys(names)]
-    reasons = [f"{runtime.name}: {reason}" for runtime in found if (reason := runtime.absent())]
+    reasons = {runtime.name: reason for runtime in found if (reason := runtime.absent())}
     if reasons:
-        raise Absent("; ".join(reasons))
+        told = [reason if reason.startswith(name) else f"{name}: {reason}" for name, reason in reasons.items()]
+        raise Absent("; ".join(told))
     return found

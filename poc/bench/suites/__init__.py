@@ -29,6 +29,6 @@ def choose(prefixes: Sequence[str], suites: Sequence[Suite] = SUITES) -> list[Su
     for prefix in prefixes:
         found = [suite for suite in suites if f"{suite.name}.".startswith(f"{prefix.rstrip('.')}.")]
         if not found:
-            raise InvalidArgument(f"no suite {prefix!r}; there are {', '.join(suite.name for suite in suites)}")
+            raise InvalidArgument(f"no suite {prefix!r} (`poc bench suites` lists them)")
         chosen.update((suite.name, suite) for suite in found)
     return list(chosen.values())
