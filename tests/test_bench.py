@@ -367,6 +367,15 @@ def test_a_workspace_of_a_killed_benchmark_is_cleaned_up(tmp_path: Path) -> None
     assert os.listdir(place) == []
 
 
+def test_an_interrupt_does_not_stop_the_cleaning_up(tmp_path: Path) -> None:
+    proof = tmp_path / "proof"
+    (tmp_path / "place").mkdir()
+    with pytest.raises(KeyboardInterrupt), workspace.Workspace(str(tmp_path / "place")) as mine:
+        mine.undo("sh", "-c", 'echo >> "$0"', str(proof))
+        mine.undo("sh", "-c", 'test -e "$0" || { : > "$0"; kill -INT $PPID; exec sleep 60; }', str(proof))
+    assert proof.read_text() == "\n" and os.listdir(tmp_path / "place") == []
+
+
 @needs("root")
 def test_what_only_looks_like_a_workspace_is_left_alone(tmp_path: Path) -> None:
     """Its name is no secret, and the commands in it would be run with root's rights."""

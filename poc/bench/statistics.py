@@ -194,4 +194,4 @@ def _difference(found: Ratio, better: str, words: Words) -> str:
 
 def figure(value: float) -> str:
     """A ratio as a person reads it: three places near 1, three digits elsewhere."""
-    return f"{value:.3f}" if 0.1 <= value < 10 else f"{value:.3g}"
+    return f"{value:.3f}" if 0.1 <= value < 10 else f"{value:.0f}" if value >= 1000 else f"{value:.3g}"

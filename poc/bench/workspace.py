@@ -73,9 +73,14 @@ class Workspace:
             file.write(json.dumps(command).encode() + b"\n")
 
     def close(self) -> None:
-        """Carry out what is noted, latest first, and remove the directory."""
-        _remove(self.path)
-        os.close(self._lock)
+        """Carry out what is noted, latest first, and remove the directory; an interrupt makes it begin again."""
+        try:
+            _remove(self.path)
+        except BaseException:
+            _remove(self.path)
+            raise
+        finally:
+            os.close(self._lock)
 
     def __enter__(self) -> Workspace:
         return self
