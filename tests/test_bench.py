@@ -502,7 +502,7 @@ def test_a_matrix_of_host_poc_and_runc(cli: CommandLine, place: str, tmp_path: P
     assert boot["host"]["median"] < boot["poc"]["median"] and boot["host"]["median"] < boot["runc"]["median"]
     assert data["skipped"]["operations.container.exec"] == {"host": "host has no containers"}
     assert data["machine"]["cpus"] == os.cpu_count() and data["machine"]["filesystem"]
-    assert re.search(r"^operations\.container\.lifecycle +create, run `true`, remove, ms +poc +2 ", done.stdout, re.M)
+    assert re.search(r"^operations\.container\.lifecycle\n  create, run `true`, remove, ms +poc +2 ", done.stdout, re.M)
     again = cli("bench", "compare", path, path)
     assert again.exit_code == 0 and "WORSE" not in again.stdout and "operations.container.exec" in again.stdout
     data["samples"] = [{**s, "round": s["round"] + 2 * n} for n in range(4) for s in data["samples"]]

@@ -190,6 +190,17 @@ def _compared(old: Results, new: Results) -> Iterator[tuple[str, bool]]:
                         yield sentence(what, found, better, "it", "before", tuple(words)), worse
 
 
+def folded(table: Table) -> Table:
+    """The same, narrower: what the first column says gets a line of its own, the second goes below it."""
+    headings, rows = table
+    lines = []
+    for first, second, *rest in rows:
+        if first:
+            lines.append([first, *[""] * len(rest)])
+        lines.append([f"  {second}" if second else "", *rest])
+    return [headings[0], *headings[2:]], lines
+
+
 def amount(value: float) -> str:
     """Four digits, and never a power of ten."""
     if value == 0:

@@ -198,5 +198,5 @@ def _print(results: Results, args: Args) -> None:
     if args.format == "markdown":
         print(report.text(results, args.relative_to))
     else:
-        print(report.text(results, args.relative_to, lambda found: table(*found), ""))
+        print(report.text(results, args.relative_to, lambda found: table(*report.folded(found)), ""))
     print(f"\nevery sample: {results.path}")
