@@ -977,6 +977,7 @@ def test_bad_command_lines(runtime: Runtime, bundle: Bundle) -> None:
         done = runtime(*words)
         assert (done.exit_code, done.stderr.count("\n")) == (1, 1)
         assert text in done.stderr
+    runtime.ids.clear()  # there is nothing to delete, and `delete` refuses such an id too
     done = runtime("--log", f"{bundle.directory}/no/log", "list")
     assert (done.exit_code, done.stdout) == (1, "") and done.stderr.endswith("/no/log: No such file or directory\n")
 
