@@ -12,6 +12,7 @@ import mmap
 import os
 import signal
 import stat
+import statistics
 import subprocess
 import time
 from contextlib import contextmanager
@@ -709,11 +710,13 @@ def test_weights_divide_a_disk_scheduled_by_bfq(group: Cgroup, other: Cgroup, di
 
         with inside(group, work), inside(other, work):
             wait_until(lambda: read(group) > 8 * MB and read(other) > 8 * MB)
-            before = read(group), read(other)
-            wait_until(lambda: read(group) + read(other) - sum(before) > 1024 * MB)
-            ratio = (read(other) - before[1]) / (read(group) - before[0])
+            ratios = []
+            for _ in range(5):  # a busy machine has its moments
+                before = read(group), read(other)
+                wait_until(lambda: read(group) + read(other) - sum(before) > 512 * MB)  # noqa: B023
+                ratios.append((read(other) - before[1]) / max(read(group) - before[0], 1))
             group.kill()
             other.kill()
-        assert ratio > 4
+        assert statistics.median(ratios) > 4, ratios
     finally:
         _fs.write_text(scheduler, "none")
