@@ -276,6 +276,18 @@ def bench(place: str, *runtimes: Host, runs: int = 8, output: str | None = None,
 
 
 @needs("root")
+def test_a_call_takes_as_long_as_its_program() -> None:
+    """Not as long as it takes until somebody looks again, which after 63 ms would be every 50."""
+
+    def milliseconds(seconds: str) -> float:
+        start = time.perf_counter()
+        Host("host").call("sleep", seconds)
+        return (time.perf_counter() - start) * 1000
+
+    assert 70 <= min(milliseconds("0.07") for _ in range(10)) < 100
+    assert 120 <= min(milliseconds("0.12") for _ in range(10)) < 150
+
+
 def test_a_delay_of_50_ms_is_found_and_two_equals_are_equal(place: str) -> None:
     results = bench(place, Host("one"), Slow("slow"), Host("other"), runs=12).run()
     mine, base = results.pairs("test.call", "call", "slow", "one")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import subprocess
 import tempfile
@@ -126,30 +127,52 @@ class Runtime:
 
     # ── how ──────────────────────────────────────────────────────────────────────────────────────────
 
-    def call(self, *words: str, quiet: bool = False) -> str:
+    def call(self, *words: str) -> str:
         """Run a program of the runtime's; what it printed. Raises CallFailed with the last line of its complaint.
 
-        ``quiet``: it leaves a container behind, which would hold a pipe of ours for as long as it lives.
+        It prints to files: a container that it leaves behind would hold a pipe of ours for as long as it lives.
         """
-        with tempfile.TemporaryFile() as told:
+        with tempfile.TemporaryFile() as printed, tempfile.TemporaryFile() as told:
             try:
-                done = subprocess.run(
+                process = subprocess.Popen(
                     words,
                     stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL if quiet else subprocess.PIPE,
+                    stdout=printed,
                     stderr=told,
                     env=self.environment,
                     start_new_session=True,  # ctrl-c is for the benchmark, which then ends everything in order
-                    timeout=PATIENCE,
                 )
-            except (OSError, subprocess.TimeoutExpired) as error:
+                status = _end(process)
+            except OSError as error:
                 raise CallFailed(f"{self.name}: {error}") from None
-            output = (done.stdout or b"").decode(errors="replace")
-            if done.returncode:
+            printed.seek(0)
+            output = printed.read().decode(errors="replace")
+            if status:
                 told.seek(0)
-                complaint = told.read().decode(errors="replace") or output or f"exit status {done.returncode}"
+                complaint = told.read().decode(errors="replace") or output or f"exit status {status}"
                 raise CallFailed(f"{self.name}: {_shown(words)}: {complaint.strip().splitlines()[-1]}")
         return output
+
+
+def _end(process: subprocess.Popen[bytes]) -> int:
+    """Wait for its exit status. Raises TimeoutError after killing it.
+
+    Popen.wait with a timeout only looks now and then, every 50 ms in the end: every figure would be a step of that.
+    """
+    try:
+        fd = os.pidfd_open(process.pid)
+        try:
+            poll = select.poll()
+            poll.register(fd, select.POLLIN)
+            if not poll.poll(PATIENCE * 1000):
+                raise TimeoutError(f"{PATIENCE:.0f} s passed without an end of it")
+        finally:
+            os.close(fd)
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    return process.wait()
 
 
 class Limits:
@@ -253,8 +276,8 @@ class Engine(Runtime):
     def absent(self) -> str:
         return "" if shutil.which(self.program) else f"{self.program} is not installed"
 
-    def __call__(self, *words: str, quiet: bool = False) -> str:
-        return self.call(*self.command, *words, quiet=quiet)
+    def __call__(self, *words: str) -> str:
+        return self.call(*self.command, *words)
 
     def _container(self, name: str, command: Sequence[str], limits: Limits | None, network: str = "none") -> list[str]:
         options = [*self.options, f"--network={network}", f"--name={name}"]
@@ -278,7 +301,7 @@ class Engine(Runtime):
         return name
 
     def start(self, name: str) -> None:
-        self("start", name, quiet=True)
+        self("start", name)
 
     def exec(self, name: str, command: Sequence[str]) -> str:
         return self("exec", name, *command)

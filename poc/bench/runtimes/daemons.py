@@ -265,7 +265,7 @@ class Containerd(Engine):
         return name
 
     def start(self, name: str) -> None:
-        self("task", "start", "--detach", name, quiet=True)
+        self("task", "start", "--detach", name)
 
     def exec(self, name: str, command: Sequence[str]) -> str:
         return self("task", "exec", "--exec-id", self.new_name(), name, *command)

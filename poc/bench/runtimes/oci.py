@@ -82,7 +82,7 @@ class Oci(Runtime):
 
     def create(self, command: Sequence[str], limits: Limits | None = None, network: bool = False) -> str:
         name, bundle = self._bundle(command, limits, network)
-        self.call(*self.command, "create", "--bundle", bundle, name, quiet=True)
+        self.call(*self.command, "create", "--bundle", bundle, name)
         return name
 
     def start(self, name: str) -> None:
