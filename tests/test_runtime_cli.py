@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from conftest import CHECKOUT, needs
+from oci_examples import PATH, merge
 
 from poc._fs import identity, read_text
 from poc.cgroups import host
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 pytestmark = [needs("root", "program:busybox"), pytest.mark.timeout(90)]
-
-PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class Result(NamedTuple):
@@ -70,26 +69,8 @@ class Bundle:
     def __init__(self, directory: str, rootfs: str) -> None:
         self.directory = directory
         self.rootfs = rootfs
-        self.config: Any = {
-            "ociVersion": "1.2.0",
-            "root": {"path": rootfs},
-            "hostname": "bundle",
-            "process": {"cwd": "/", "args": ["true"], "env": [PATH], "user": {"uid": 0, "gid": 0}},
-            "mounts": [
-                {"destination": "/proc", "type": "proc", "source": "proc"},
-                {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755"]},
-                {
-                    "destination": "/dev/pts",
-                    "type": "devpts",
-                    "source": "devpts",
-                    "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
-                },
-            ],
-            "linux": {
-                "cgroupsPath": f"/poc-test-{os.path.basename(directory)}",
-                "namespaces": [{"type": kind} for kind in ("pid", "ipc", "mount", "uts", "network", "cgroup")],
-            },
-        }
+        cgroup = f"/poc-test-{os.path.basename(directory)}"
+        self.config = merge({"root": {"path": rootfs}, "linux": {"cgroupsPath": cgroup}})
         self.write()
 
     def write(self, *args: str) -> str:

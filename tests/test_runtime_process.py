@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from conftest import needs
-from test_runtime_cli import PATH, Bundle, Runtime
+from oci_examples import PATH
+from test_runtime_cli import Bundle, Runtime
 from test_runtime_cli import bundle as bundle
 from test_runtime_cli import each as each
 from test_runtime_cli import output as output
