@@ -5,6 +5,7 @@ command line, and the check that every test leaves the host as it found it.
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import pty
 import shutil
@@ -14,6 +15,7 @@ import sys
 import tarfile
 import tempfile
 import termios
+import time
 import warnings
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -304,12 +306,24 @@ def _wait_for_namespace(pid: int) -> None:
 
 @pytest.fixture
 def engine(engine_root: str, own_network: None) -> Iterator[poc.Engine]:
-    """An engine with the image ``busybox``, in a network namespace of its own; all it made is pruned afterwards."""
+    """An engine with the image ``busybox``, in a network namespace of its own; all else goes afterwards."""
     import poc
 
     engine = poc.Engine(root=engine_root)
     yield engine
     engine.prune(volumes=True)
+    names = (image.references or [image.id] for image in engine.images.list())
+    for name in set(itertools.chain(*names)) - {"busybox:latest"}:
+        engine.images.remove(name, force=True)
+    assert len(os.listdir(engine.images.store.layers)) == 1
+
+
+def wait_until(look: Callable[[], object]) -> None:
+    """Until ``look`` gives something true. Fails after a minute."""
+    deadline = time.monotonic() + 60
+    while not look():
+        assert time.monotonic() < deadline, "never came true"
+        time.sleep(0.005)
 
 
 def shell(engine: poc.Engine, script: str, **options: Any) -> str:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import CommandLine, Terminal, needs, running
+from conftest import CommandLine, Terminal, needs, running, wait_until
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,7 +19,7 @@ from poc import errors
 from poc.engine.keys import Watch, parse_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 kernel = needs("root", "overlay", "program:busybox")
 ALONE: dict[str, Any] = {"detach": True, "network": "none"}
@@ -89,7 +89,7 @@ def test_all_get_the_output_and_any_may_write(engine: poc.Engine, cli: CommandLi
 
 def await_attached(engine: poc.Engine, container: poc.Container, count: int) -> None:
     """Until so many have been let in since it was made."""
-    await_truth(lambda: actions_of(engine, container).count("attach") >= count)
+    wait_until(lambda: actions_of(engine, container).count("attach") >= count)
 
 
 def actions_of(engine: poc.Engine, container: poc.Container) -> list[str]:
@@ -156,7 +156,7 @@ def test_a_slow_one_slows_the_container_for_all(engine: poc.Engine, cli: Command
         await_quiet(container.log_path)
         slow.kill()
         size = os.path.getsize(container.log_path)
-        await_truth(lambda: os.path.getsize(container.log_path) > size)
+        wait_until(lambda: os.path.getsize(container.log_path) > size)
     container.remove(force=True)
 
 
@@ -169,15 +169,8 @@ def await_quiet(path: str) -> None:
         time.sleep(0.3)
 
 
-def await_truth(look: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not look():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def await_logged(container: poc.Container) -> None:
-    await_truth(lambda: bool(list(container.logs())))
+    wait_until(lambda: bool(list(container.logs())))
 
 
 @kernel

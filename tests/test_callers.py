@@ -10,11 +10,10 @@ import os
 import re
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import CHECKOUT, CommandResult, needs
+from conftest import CHECKOUT, CommandResult, needs, wait_until
 
 from poc import __version__
 
@@ -65,13 +64,6 @@ def value(docker: Docker, *words: str) -> str:
     done = docker(*words)
     assert (done.stderr, done.exit_code) == ("", 0)
     return done.stdout
-
-
-def eventually(look: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not look():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 # ── run ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -183,7 +175,7 @@ def test_logs(docker: Docker) -> None:
     script = "echo first; while ! test -e /stop; do sleep 0.02; done; echo last"
     done = docker("run", "-it", "-d", "--name", "one", "--net", "none", "busybox", "sh", "-c", script)
     id = done.stdout.strip()
-    eventually(lambda: value(docker, "logs", id) == "first\r\n")
+    wait_until(lambda: value(docker, "logs", id) == "first\r\n")
     value(docker, "exec", "one", "touch", "/stop")
     assert value(docker, "wait", "one") == "0\n"
     assert value(docker, "logs", id) == "first\r\nlast\r\n"
@@ -307,7 +299,7 @@ def test_run_with_a_health_check(docker: Docker) -> None:
         found = json.loads(value(docker, "inspect", "--format", "{{json .State.Health}}", "one"))
         return bool(found["Status"] == "healthy" and found["Log"][-1]["Output"] == "fine\n")
 
-    eventually(healthy)
+    wait_until(healthy)
 
 
 def test_run_with_no_health_check(docker: Docker) -> None:

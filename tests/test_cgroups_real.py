@@ -20,7 +20,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import needs
+from conftest import needs, wait_until
 
 from poc import _fs, _libc, namespaces
 from poc.cgroups import Cgroup, host
@@ -128,13 +128,6 @@ def burn(cpu_limit: float = 1e9, wall_limit: float = 1e9) -> float:
         for _ in range(2000):
             pass
     return spent / (time.monotonic() - start)
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "did not come to pass"
-        time.sleep(0.005)
 
 
 def touch(megabytes: int, then: Callable[[], Any] = int) -> Any:
@@ -285,7 +278,7 @@ def test_shares_divide_one_cpu(group: Cgroup, other: Cgroup) -> None:
         high.go()
         wait_until(lambda: cpu_seconds(low.pid) > 0.05 and cpu_seconds(high.pid) > 0.05)
         before = cpu_seconds(low.pid), cpu_seconds(high.pid)
-        wait_until(lambda: cpu_seconds(low.pid) + cpu_seconds(high.pid) - sum(before) > 1.5, 60)
+        wait_until(lambda: cpu_seconds(low.pid) + cpu_seconds(high.pid) - sum(before) > 1.5)
         ratio = (cpu_seconds(high.pid) - before[1]) / (cpu_seconds(low.pid) - before[0])
     assert 2.5 < ratio < 6.5
 

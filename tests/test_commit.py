@@ -17,8 +17,6 @@ from poc.engine.instructions import change
 from poc.errors import ContainerError, InvalidArgument
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import poc
     from poc.engine.container import Container
 
@@ -35,17 +33,6 @@ LOOK = (
     "stat -c '%s' /d/sparse; stat -c %a /root"
 )
 SEEN = "x\n2 4711\n7:8 981173106\n1:3\nfifo\nx\nNo such file or directory\nmore\nnew\n3145728\n700\n"
-
-
-@pytest.fixture(autouse=True)
-def images_gone(engine: poc.Engine) -> Iterator[None]:
-    yield
-    for container in engine.containers.list(all=True):
-        container.remove(force=True)
-    for image in engine.images.list():
-        if image.references != ["busybox:latest"]:
-            engine.images.remove(image.id, force=True)
-    assert len(os.listdir(engine.images.store.layers)) == 1, os.listdir(engine.images.store.layers)
 
 
 def ran(engine: poc.Engine, script: str = SCRIPT, **options: Any) -> Container:

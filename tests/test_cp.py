@@ -684,4 +684,3 @@ def test_with_another_runtime(engine: poc.Engine, tree: Path) -> None:
     assert b"".join(container.export()).count(b"tmp/new/d/e/g") > 0
     assert len(container.commit("made").layers) == 2
     assert container.status == "running"
-    engine.images.remove("made")

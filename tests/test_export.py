@@ -81,7 +81,6 @@ def test_there_and_back(container: Container, cli: CommandLine, engine: poc.Engi
     image = engine.images.get("imported:1")
     assert done.stdout == f"{image.id}\n"
     assert cli("run", "--rm", "--network", "none", "imported:1").stdout == "x\n2\nme\n"
-    engine.images.remove("imported:1")
 
 
 def test_import_from_a_pipe(container: Container, cli: CommandLine, engine: poc.Engine) -> None:
@@ -95,7 +94,6 @@ def test_import_from_a_pipe(container: Container, cli: CommandLine, engine: poc.
     refused = cli("run", "--network", "none", id)
     assert refused.exit_code == 125 and "no command specified" in refused.stderr
     assert shell(engine, "cat /d/file", image=id) == "x\n"
-    engine.images.remove(id)
 
 
 def test_bad_imports(cli: CommandLine, engine: poc.Engine, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import leaks
 import pytest
-from conftest import CommandLine, needs
+from conftest import CommandLine, needs, wait_until
 
 import poc
 from poc import _fs, errors
@@ -20,7 +20,7 @@ from poc.engine.health import HEALTHY, STARTING, UNHEALTHY, Health, command, eff
 from poc.images.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    pass
 
 kernel = needs("root", "overlay", "program:busybox")
 ALONE: dict[str, Any] = {"detach": True, "network": "none"}
@@ -79,20 +79,13 @@ def test_what_a_row_of_results_says() -> None:
 # ── carried out ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def await_truth(look: Callable[[], object], timeout: float = 30) -> None:
-    deadline = time.monotonic() + timeout
-    while not look():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def health_of(container: poc.Container) -> dict[str, Any]:
     health: dict[str, Any] = container.attrs["State"]["Health"]
     return health
 
 
 def await_status(container: poc.Container, status: str) -> dict[str, Any]:
-    await_truth(lambda: health_of(container)["Status"] == status)
+    wait_until(lambda: health_of(container)["Status"] == status)
     return health_of(container)
 
 
@@ -125,7 +118,7 @@ def test_its_life(cli: CommandLine, engine: poc.Engine) -> None:
     assert container.exec_run(["touch", "/ok"]) is not None
     assert await_status(container, "healthy")["FailingStreak"] == 0
     assert "(healthy)" in cli("ps").stdout
-    await_truth(lambda: [entry["ExitCode"] for entry in health_of(container)["Log"]] == [0] * 5)
+    wait_until(lambda: [entry["ExitCode"] for entry in health_of(container)["Log"]] == [0] * 5)
     container.stop(timeout=5)
     health = health_of(container)
     assert health["Status"] == "unhealthy" and len(health["Log"]) == 5  # docker's word for what does not run
@@ -178,7 +171,7 @@ def test_none_while_paused(engine: poc.Engine) -> None:
     time.sleep(0.4)
     assert health_of(container) == {"Status": "healthy", "FailingStreak": 0, "Log": log}
     container.unpause()
-    await_truth(lambda: health_of(container)["Log"] != log)
+    wait_until(lambda: health_of(container)["Log"] != log)
     container.remove(force=True)
 
 
@@ -195,7 +188,6 @@ def test_the_image_says_how(engine: poc.Engine, image_tar: str, cli: CommandLine
     assert "Health" not in container.attrs["State"]
     assert container.attrs["Config"]["Healthcheck"]["Test"] == ["NONE"]
     container.remove(force=True)
-    engine.images.remove("checked")
     done = cli("run", "--no-healthcheck", "--health-cmd", "x", "busybox", "true")
     assert (done.exit_code, done.stderr) == (125, "Error: --no-healthcheck conflicts with --health-* options\n")
 
@@ -206,9 +198,9 @@ def test_with_a_restart_policy(engine: poc.Engine) -> None:
     container = checked(engine, "true", restart_policy="always")
     await_status(container, "healthy")
     os.kill(container.attrs["State"]["Pid"], signal.SIGKILL)
-    await_truth(lambda: container.attrs["RestartCount"] == 1 and container.status == "running")
+    wait_until(lambda: container.attrs["RestartCount"] == 1 and container.status == "running")
     first = health_of(container)["Log"][-1]
-    await_truth(lambda: health_of(container)["Status"] == "healthy" and health_of(container)["Log"][-1] != first)
+    wait_until(lambda: health_of(container)["Status"] == "healthy" and health_of(container)["Log"][-1] != first)
     container.remove(force=True)
 
 
@@ -232,7 +224,7 @@ def test_it_costs_no_interpreter_and_little_memory(cli: CommandLine, engine: poc
         time.sleep(0.05)
     assert sorted(sizes)[len(sizes) // 2] <= 10 << 10, sizes  # alone on a host it shares its libraries with nobody
     container.stop(timeout=5)
-    await_truth(lambda: not [process for process in leaks.our_processes() if process.parent == monitor])
+    wait_until(lambda: not [process for process in leaks.our_processes() if process.parent == monitor])
     container.remove()
 
 
@@ -259,13 +251,13 @@ def test_the_end_leaves_none_behind(engine: poc.Engine) -> None:
     for end in ("stop", "monitor", "kill"):
         container = checked(engine, "sleep 30")
         monitor = monitor_of(engine, container)
-        await_truth(sleepers)
+        wait_until(sleepers)
         if end == "monitor":
             os.kill(monitor, signal.SIGKILL)
         else:
             getattr(container, end)()
         container.wait(20)
         assert health_of(container) == {"Status": "unhealthy", "FailingStreak": 0, "Log": []}, end
-        await_truth(lambda: not leaks.our_processes())
+        wait_until(lambda: not leaks.our_processes())
         assert json.dumps(container.attrs)
         container.remove(force=True)

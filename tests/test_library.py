@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import CHECKOUT, CommandLine, needs
+from conftest import CHECKOUT, CommandLine, needs, wait_until
 
 import poc
 from poc import errors
@@ -29,14 +29,6 @@ if TYPE_CHECKING:
 pytestmark = needs("root", "overlay")
 
 SLEEP = ["sleep", "1000"]
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 20) -> None:
-    """Until ``condition`` is true. Fails after ``seconds``."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "never came true"
-        time.sleep(0.005)
 
 
 def test_run_gives_output_and_exit_status(

@@ -8,19 +8,17 @@ import re
 import signal
 import subprocess
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import CommandLine, needs
+from conftest import CommandLine, needs, wait_until
 
 import poc
 from poc import errors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
 pytestmark = needs("root", "overlay")
@@ -41,14 +39,6 @@ def started(engine: poc.Engine, command: list[str], **options: Any) -> poc.Conta
 
 def lines(container: poc.Container, **options: Any) -> list[bytes]:
     return [data for _, data in container.logs(**options)]
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 20) -> None:
-    """Until ``condition`` is true. Fails after ``seconds``."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "never came true"
-        time.sleep(0.005)
 
 
 def test_states_and_what_is_told_of_them(engine: poc.Engine) -> None:

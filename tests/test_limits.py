@@ -15,7 +15,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import CommandLine, needs
+from conftest import CommandLine, needs, wait_until
 
 from poc import _fs
 from poc.cgroups import Cgroup, host
@@ -24,7 +24,7 @@ from poc.engine import recovery
 from poc.errors import InvalidArgument, PocError, SetupError, Unsupported
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from contextlib import AbstractContextManager
     from pathlib import Path
     from typing import Any
@@ -52,13 +52,6 @@ def start(engine: poc.Engine, script: str, **options: Any) -> Container:
 
 def group(container: Container) -> Cgroup:
     return Cgroup(recovery.cgroup_path(container.id))
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "did not come to pass"
-        time.sleep(0.01)
 
 
 def has_swap() -> bool:

@@ -282,8 +282,6 @@ def test_images_filters_and_placeholders(cli: CommandLine, engine: poc.Engine) -
     assert re.split("  +", table[0]) == ["IMAGE ID", "CREATED AT"] and len(table) == 2
     wrong = cli("images", "-f", "colour=red")
     assert wrong.exit_code == 1 and "--filter" in wrong.stderr
-    for name in ("team/box:2", "team/box:3"):
-        engine.images.remove(name)
 
 
 def test_volumes_of_containers_are_shown(cli: CommandLine) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import leaks
 import pytest
-from conftest import CommandLine, needs
+from conftest import CommandLine, needs, wait_until
 from faults import await_nothing, leftovers
 
 if TYPE_CHECKING:
@@ -47,10 +47,10 @@ def test_each_is_its_own(engine: poc.Engine, cli: CommandLine) -> None:
 
     addresses = [each["NetworkSettings"]["IPAddress"] for each in described]
     assert len(set(addresses)) == len(ids)
-    for id, address in zip(ids[:5], addresses, strict=False):  # what it has is what is said
-        while not (said := cli("logs", id).stdout):
-            pass
-        assert said == f"{address}\n"
+    wait_until(lambda: all(any(cli("logs", id)) for id in ids[:5]))
+    assert [cli("logs", id) for id in ids[:5]] == [(f"{address}\n", "", 0) for address in addresses[:5]], (
+        "what it has is what is said"
+    )
     assert engine.networks.leases().owners() == dict(zip(addresses, ids, strict=True))
 
     for each in described:

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import CommandLine, needs, running
+from conftest import CommandLine, needs, running, wait_until
 
 import poc
 from poc import _fs, errors
@@ -19,7 +19,6 @@ from poc.engine import autostart
 from poc.engine.restart import Restarts, parse_policy, starts_at_boot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 kernel = needs("root", "overlay", "program:busybox")
@@ -82,13 +81,6 @@ def test_who_is_started_after_a_reboot() -> None:
 # ── the monitor ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def await_truth(look: Callable[[], object], timeout: float = 20) -> None:
-    deadline = time.monotonic() + timeout
-    while not look():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
 def lines(engine: poc.Engine, container: poc.Container) -> int:
     """How often it has run."""
     try:
@@ -98,15 +90,15 @@ def lines(engine: poc.Engine, container: poc.Container) -> int:
 
 
 def await_runs(engine: poc.Engine, container: poc.Container, count: int) -> None:
-    await_truth(lambda: lines(engine, container) == count and container.status == "running")
+    wait_until(lambda: lines(engine, container) == count and container.status == "running")
 
 
 def await_exited(container: poc.Container) -> None:
-    await_truth(lambda: container.status == "exited")
+    wait_until(lambda: container.status == "exited")
 
 
 def await_gone(process: list[int]) -> None:
-    await_truth(lambda: not _fs.is_alive(process))
+    wait_until(lambda: not _fs.is_alive(process))
 
 
 @kernel
@@ -121,7 +113,7 @@ def test_on_failure(cli: CommandLine, engine: poc.Engine) -> None:
     past = engine.events(since=0, filters={"container": container.id}, follow=False)
     assert [event["Action"] for event in past] == ["create", *("start", "die") * 3]
     container.start()  # by hand: the count begins anew
-    await_truth(lambda: container.status == "exited" and lines(engine, container) == 6)
+    wait_until(lambda: container.status == "exited" and lines(engine, container) == 6)
     assert container.attrs["RestartCount"] == 2
     container.remove()
 
@@ -138,7 +130,7 @@ def test_what_ends_well_is_not_a_failure(engine: poc.Engine) -> None:
 @kernel
 def test_between_two_runs(cli: CommandLine, engine: poc.Engine) -> None:
     container = engine.containers.run("busybox", COUNT, name="again", restart_policy="always", **ALONE)
-    await_truth(lambda: container.status == "restarting" and lines(engine, container) >= 4)
+    wait_until(lambda: container.status == "restarting" and lines(engine, container) >= 4)
     state = container.attrs["State"]
     assert (state["Status"], state["Running"], state["Restarting"], state["Pid"]) == ("restarting", True, True, 0)
     assert state["ExitCode"] == 3 and state["FinishedAt"] > state["StartedAt"]
@@ -146,7 +138,7 @@ def test_between_two_runs(cli: CommandLine, engine: poc.Engine) -> None:
         container.exec_run("true")
     with pytest.raises(errors.Conflict, match="restarting container"):
         container.attach()
-    await_truth(lambda: "Restarting (3)" in cli("ps").stdout)
+    wait_until(lambda: "Restarting (3)" in cli("ps").stdout)
     assert cli("rm", "again").exit_code == 1
     assert cli("start", "again").exit_code == 0  # it is as good as running
     assert cli("wait", "again").stdout == "3\n"  # of the next run
@@ -158,7 +150,7 @@ def test_between_two_runs(cli: CommandLine, engine: poc.Engine) -> None:
     time.sleep(0.3)
     assert lines(engine, container) == count
     container.start()
-    await_truth(lambda: lines(engine, container) >= count + 3)
+    wait_until(lambda: lines(engine, container) >= count + 3)
     container.remove(force=True)
     assert not os.path.exists(engine.paths.container(container.id))
 
@@ -248,9 +240,9 @@ def test_options(cli: CommandLine, engine: poc.Engine) -> None:
     assert cli("update", "--restart", "on-failure:1", "up").exit_code == 0
     container.reload()
     assert container.attrs["HostConfig"]["RestartPolicy"] == {"Name": "on-failure", "MaximumRetryCount": 1}
-    await_truth(lambda: lines(engine, container) == 1)
+    wait_until(lambda: lines(engine, container) == 1)
     os.kill(container.attrs["State"]["Pid"], signal.SIGKILL)
-    await_truth(lambda: lines(engine, container) == 2)
+    wait_until(lambda: lines(engine, container) == 2)
     assert cli("update", "--restart", "no", "up").exit_code == 0
     os.kill(container.attrs["State"]["Pid"], signal.SIGKILL)
     await_exited(container)
@@ -263,14 +255,14 @@ def test_a_client_that_reads_no_more_keeps_nobody_from_starting_again(cli: Comma
     with running(
         cli.start("run", "--restart", "always", "--name", "stuck", "busybox", "sh", "-c", script, stdout=-1)
     ) as client:
-        await_truth(lambda: _named(engine, "stuck"))
+        wait_until(lambda: _named(engine, "stuck"))
         container = engine.containers.get("stuck")
-        await_truth(lambda: lines(engine, container) >= 1)
+        wait_until(lambda: lines(engine, container) >= 1)
         os.kill(client.pid, signal.SIGSTOP)
         # Its own run waits for it; that is ended from outside, and the next are none of its.
-        await_truth(lambda: container.status == "running")
+        wait_until(lambda: container.status == "running")
         os.kill(container.attrs["State"]["Pid"], signal.SIGKILL)
-        await_truth(lambda: lines(engine, container) >= 3)
+        wait_until(lambda: lines(engine, container) >= 3)
         container.remove(force=True)
         os.kill(client.pid, signal.SIGCONT)
         client.communicate(timeout=20)

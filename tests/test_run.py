@@ -8,18 +8,16 @@ import os
 import select
 import signal
 import subprocess
-import time
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import IMAGE_CONFIG, CommandLine, needs, shell
+from conftest import IMAGE_CONFIG, CommandLine, needs, shell, wait_until
 
 import poc
 from poc import errors
 from poc.images.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
     from typing import Any
 
@@ -27,14 +25,6 @@ pytestmark = needs("root", "overlay")
 
 RUN = ("run", "--rm", "--network", "none")
 PIPE = subprocess.PIPE
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 20) -> None:
-    """Until ``condition`` is true. Fails after ``seconds``."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "never came true"
-        time.sleep(0.01)
 
 
 # ── streams ──
@@ -191,6 +181,17 @@ def test_names(engine: poc.Engine) -> None:
     longest = "n" * 255
     assert shell(engine, "cat /etc/hostname", name=longest, hostname="h" * 63) == "h" * 63 + "\n"
     assert shell(engine, "hostname", network="host") == os.uname().nodename + "\n"
+
+
+def test_a_host_name_of_digits_would_be_an_address(engine: poc.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No container gets one by itself; it would not find itself in /etc/hosts."""
+    digits, random = "123456789012" + "a" * 52, os.urandom
+    drawn = [bytes.fromhex(digits)]
+    monkeypatch.setattr(os, "urandom", lambda size: drawn.pop() if drawn and size == 32 else random(size))
+    container = engine.containers.create("busybox", ["hostname", "-i"], network="none")
+    assert not drawn and container.id != digits
+    assert container.run_here().exit_code == 0
+    assert "Unknown host" in shell(engine, "hostname -i 2>&1 || :", hostname=digits[:12])
 
 
 def test_working_directory(engine: poc.Engine) -> None:

@@ -12,8 +12,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import IMAGE_CONFIG, CommandLine, needs
-from test_run import wait_until
+from conftest import IMAGE_CONFIG, CommandLine, needs, wait_until
 
 from poc import _fs
 from poc.cgroups import Cgroup, host
@@ -335,8 +334,6 @@ def test_exposed_by_the_image(engine: poc.Engine, image_tar: str) -> None:
     engine.images.store.add_tar(image_tar, "exposing", config=config)
     container = engine.containers.create("exposing", expose=["80"], network="none")
     assert inspect(container, "Config", "ExposedPorts") == {"x/tcp": {}, "80/tcp": {}, "443/tcp": {}}
-    container.remove()
-    engine.images.remove("exposing")
 
 
 # ── security ──

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 import faults
 import leaks
 import pytest
-from conftest import CHECKOUT, CommandLine, CommandResult, Terminal, needs
+from conftest import CHECKOUT, CommandLine, CommandResult, Terminal, needs, wait_until
 from test_cli import on_terminal, use_a_shell
-from test_run import loops_on, wait_until
+from test_run import loops_on
 
 import poc
 from poc import _fs, errors

@@ -24,7 +24,7 @@ from poc.engine.store import listed
 from poc.errors import Conflict, InvalidArgument, PocError, Unsupported, VolumeNotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    pass
 
 pytestmark = needs("root", "overlay", "program:busybox")
 
@@ -46,17 +46,6 @@ def image_with(engine: poc.Engine, image_tar: str, tmp_path: Path, name: str, *m
     engine.images.store.add_tar(path, name, config={**IMAGE_CONFIG, **config})
     os.unlink(path)
     return name
-
-
-@pytest.fixture
-def engine(engine: poc.Engine) -> Iterator[poc.Engine]:
-    """The same, and the images that a test makes go with it."""
-    known = {image.id for image in engine.images.list()}
-    yield engine
-    engine.prune(volumes=True)
-    for image in engine.images.list():
-        if image.id not in known:
-            engine.images.remove(image.id, force=True)
 
 
 @pytest.fixture

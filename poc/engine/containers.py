@@ -76,6 +76,8 @@ class Containers:
     def _new_directory(self) -> tuple[str, Lock]:
         while True:
             id = os.urandom(32).hex()
+            if id[:12].isdecimal():
+                continue  # as a host name it would be taken for an IPv4 address, and nobody would find it
             os.mkdir(self._engine.paths.container(id), 0o711)
             try:
                 lock = Lock.take(self._engine.paths.container(id))
