@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # A part of poc is a module or a package right under it. From the bottom up; __init__ is the public API.
 LAYERS = (
-    ("errors", "_libc", "_fs", "_lean"),
+    ("errors", "_libc", "_fs", "_lean", "_processes"),
     ("namespaces", "cgroups", "rootfs", "net"),
     ("oci",),
     ("runtime",),

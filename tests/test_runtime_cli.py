@@ -16,7 +16,8 @@ import pytest
 from conftest import CHECKOUT, needs
 from oci_examples import PATH, merge
 
-from poc._fs import identity, read_text
+from poc import _processes
+from poc._fs import is_alive, read_text
 from poc.cgroups import host
 from poc.runtime import lifecycle
 
@@ -833,16 +834,17 @@ def test_delete_of_one_that_ends_meanwhile(
     bundle.write("sleep", "60")
     assert runtime("run", "--detach", "--bundle", bundle.directory, "late", output=output.fd).exit_code == 0, output()
 
-    def then_ends(pid: int) -> list[int] | None:
-        found = identity(pid)
+    def then_ends(process: list[int] | None) -> bool:
+        assert process is not None and is_alive(process)
+        pid, _ = process
         fd = os.pidfd_open(pid)
         signal.pidfd_send_signal(fd, signal.SIGKILL)
         while os.path.exists(f"/proc/{pid}"):
             time.sleep(0.001)
         os.close(fd)
-        return found
+        return True
 
-    monkeypatch.setattr(lifecycle, "identity", then_ends)
+    monkeypatch.setattr(_processes, "is_alive", then_ends)
     lifecycle.delete(runtime.root, "late", force=True)
     assert runtime("state", "late").exit_code == 1
 

@@ -8,12 +8,12 @@ import time
 from poc import _fs
 from poc._fs import is_alive
 from poc._lean import json, signal, socket
+from poc._processes import send_signal
 from poc.engine import monitor, recovery
 from poc.engine.attach import Session
 from poc.engine.bundle import enforceable
 from poc.engine.clients import at_short_path
 from poc.engine.config import OWN_RUNTIME, ContainerConfig
-from poc.engine.processes import send_signal
 from poc.engine.results import ExecResult, RunResult, collect
 from poc.engine.state import ALIVE, ContainerState
 from poc.engine.store import PATIENCE, STOPPED, Lock, read_optional

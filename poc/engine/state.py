@@ -10,10 +10,10 @@ import time
 
 from poc import _fs
 from poc._fs import is_alive
+from poc._processes import await_either
 from poc.engine import events, recovery
 from poc.engine.bundle import Bundle
 from poc.engine.config import APART, OWN_RUNTIME, ContainerConfig
-from poc.engine.processes import await_either
 from poc.engine.store import PATIENCE, Lock, read_optional
 from poc.errors import Conflict, ContainerNotFound
 

@@ -13,7 +13,6 @@ import os
 import time
 
 from poc import _fs
-from poc._fs import identity
 from poc.errors import Conflict, InvalidArgument, NotFound, PocError, SetupError, Unsupported
 from poc.runtime import phases
 from poc.runtime.state import CREATED, CREATING, PAUSED, RUNNING, STOPPED, State
@@ -82,27 +81,19 @@ def _take_listener(state: State, channel: Channel, number: int) -> None:
 
 def kill(root: str, id: str, signum: int, everybody: bool = False) -> None:
     """Send a signal to the first process, or to every process. Raises Conflict ("container not running")."""
-    from signal import pidfd_send_signal
-
     state = State.load(root, id)
-    alive = state.status() in (CREATED, RUNNING, PAUSED)
     if everybody:
         _signal_all(state, signum)
-        return
-    if not alive:
+    elif state.status() not in (CREATED, RUNNING, PAUSED) or not _signal_first(state, signum):
         raise Conflict(f"container not running: {id}")
-    try:
-        pidfd = _fs.pidfd_open(state.values["pid"])
-    except ProcessLookupError:
-        raise Conflict(f"container not running: {id}") from None
-    try:
-        if state.status() == STOPPED:
-            raise Conflict(f"container not running: {id}")
-        pidfd_send_signal(pidfd, signum)
-    except ProcessLookupError:
-        raise Conflict(f"container not running: {id}") from None
-    finally:
-        os.close(pidfd)
+
+
+def _signal_first(state: State, signum: int) -> bool:
+    """Send the first process a signal; False when it has ended, or is not there yet."""
+    from poc._processes import send_signal
+
+    values = state.values
+    return send_signal([values["pid"], values["started"]] if values["pid"] else None, signum)
 
 
 def _signal_all(state: State, signum: int) -> None:
@@ -189,16 +180,11 @@ def delete(root: str, id: str, force: bool = False) -> list[str]:
 
 def _end(state: State) -> None:
     """Kill the first process, and wait until it is gone."""
-    pid = state.values["pid"]
     began = time.monotonic()
     while state.status() != STOPPED:
-        if pid and [pid, state.values["started"]] == identity(pid):
-            try:
-                os.kill(pid, 9)
-            except ProcessLookupError:
-                pass  # it has ended since
+        _signal_first(state, 9)
         if time.monotonic() > began + _PATIENCE:
-            raise Conflict(f"container {state.id} does not end: process {pid} is stuck in the kernel")
+            raise Conflict(f"container {state.id} does not end: process {state.values['pid']} is stuck in the kernel")
         if time.monotonic() > began + _THAW_AFTER:
             _thaw(state)
         time.sleep(0.001)

@@ -28,17 +28,18 @@ def _open(process: list[int] | None) -> int | None:
     return None
 
 
-def send_signal(process: list[int] | None, number: int) -> None:
-    """Content when the process has ended."""
+def send_signal(process: list[int] | None, number: int) -> bool:
+    """False when the process has ended."""
     pidfd = _open(process)
     if pidfd is None:
-        return
+        return False
     try:
         signal.pidfd_send_signal(pidfd, number)
     except ProcessLookupError:
-        pass  # just now
+        return False  # just now
     finally:
         os.close(pidfd)
+    return True
 
 
 def await_either(processes: Sequence[list[int] | None], timeout: float | None) -> bool:
