@@ -176,6 +176,8 @@ def test_images_and_names(cli: CommandLine) -> None:
         (("--shm-size", "x"), "--shm-size"),
         (("--device-read-bps", "/dev/null:1m"), "not a block device"),
         (("--stop-signal", "NOSUCH"), "invalid signal: NOSUCH"),
+        (("--volumes-from", "nosuch"), "no such container: nosuch"),
+        (("-l", "=value"), "invalid label: '=value' has no name"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
 )

@@ -45,10 +45,13 @@ def test_streams_and_exit_codes(cli: CommandLine, web: poc.Container) -> None:
     fed = subprocess.run(command, input=data, capture_output=True, timeout=60)
     assert (fed.returncode, fed.stdout) == (0, data + b"end\n")
     for words, code, said in (
-        (("nosuch",), 127, '"nosuch": executable file not found'),
-        (("/etc",), 126, "permission denied"),
+        (("web", "nosuch"), 127, '"nosuch": executable file not found'),
+        (("web", "/etc"), 126, "permission denied"),
+        (("-w", "/nosuch", "web", "true"), 126, "/nosuch: No such file or directory"),
+        (("-u", "nosuch", "web", "true"), 126, "user nosuch"),
+        (("-d", "-u", "nosuch", "web", "true"), 126, "user nosuch"),
     ):
-        done = cli("exec", "web", *words)
+        done = cli("exec", *words)
         assert (done.exit_code, done.stderr.count("\n")) == (code, 1) and said in done.stderr
     assert web.status == "running"
 

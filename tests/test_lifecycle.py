@@ -162,7 +162,7 @@ def test_rm(engine: poc.Engine, cli: CommandLine) -> None:
     refused = cli("rm", "kept")
     assert (refused.stdout, refused.exit_code, refused.stderr.count("\n")) == ("", 1, 1)
     assert "is running" in refused.stderr and container.status == "running"
-    assert cli("rm", "-f", "kept", "nosuch") == ("kept\nnosuch\n", "", 0)
+    assert cli("rm", "-f", "kept", "nosuch") == ("kept\n", "Error: no such container: nosuch\n", 0)
     assert cli("rm", "nosuch") == ("", "Error: no such container: nosuch\n", 1)
     assert not os.path.exists(engine.paths.container(container.id))
     again = make(engine, SLEEP, name="kept")

@@ -338,6 +338,7 @@ def test_init_reaps_and_forwards(engine: poc.Engine) -> None:
         wait_until(lambda: states_of_children(container.attrs["State"]["Pid"]) == left)  # noqa: B023
         container.remove(force=True)
     assert shell(engine, "readlink /proc/1/exe || echo hidden", init=True).endswith("hidden\n")
+    assert shell(engine, "cat /proc/1/comm /proc/1/cmdline", init=True).rstrip("\0") == "poc-init\npoc-init"
     assert shell(engine, "ls /proc/1/fd 2>/dev/null | grep -v '^[012]$'; true", init=True) == ""
     script = "trap 'echo got; exit 6' USR1 TERM; echo ready; while :; do sleep 0.05; done"
     for number in ("USR1", "TERM"):

@@ -14,16 +14,17 @@ if TYPE_CHECKING:
 _MOST_AT_ONCE = 250  # a call has up to three descriptors open, of 1024
 
 
-def each(names: Sequence[str], call: Call, together: bool = False) -> int:
+def each(names: Sequence[str], call: Call, together: bool = False, forgiven: tuple[type[PocError], ...] = ()) -> int:
     """Call for each name; print the result, or the name where there is none. Returns 0, or 1 where one failed.
 
     ``together``: the calls mostly wait, so they are made at the same time, in threads; what is printed keeps its order.
+    What is ``forgiven`` is only complained of.
     """
     code = 0
     for name, result in zip(names, outcomes(names, call, together), strict=True):
         if isinstance(result, Exception):
             complain(result)
-            code = 1
+            code = code if isinstance(result, forgiven) else 1
         else:
             print(name if result is None else result, flush=True)
     return code

@@ -163,7 +163,7 @@ def _guard(call: Callable[[], int], starts: bool = False, debug: bool = False) -
         if debug:
             raise
         known = isinstance(error, PocError)
-        return _fail(error, 1 if known and not starts else getattr(error, "exit_code", 125))
+        return _fail(error, 1 if known and not starts else max(125, getattr(error, "exit_code", 125)))
 
 
 def _open_streams() -> None:

@@ -121,9 +121,10 @@ def parse_environment(value: Mapping[str, str] | Iterable[str]) -> list[str]:
 
 
 def parse_labels(value: Mapping[str, str] | Iterable[str]) -> dict[str, str]:
-    if hasattr(value, "items"):
-        return dict(value.items())
-    return dict(entry.partition("=")[::2] for entry in value)
+    labels = dict(value.items() if hasattr(value, "items") else (entry.partition("=")[::2] for entry in value))
+    if "" in labels:
+        raise InvalidArgument(f"invalid label: '={labels['']:.100}' has no name")
+    return labels
 
 
 def parse_command(value: str | Sequence[str]) -> list[str]:

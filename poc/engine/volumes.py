@@ -24,6 +24,7 @@ from poc.engine import events, filling, mounts
 from poc.engine.matching import has_label
 from poc.engine.sizes import tree_size
 from poc.engine.store import Lock, listed, read_optional
+from poc.engine.values import parse_labels
 from poc.errors import Conflict, InvalidArgument, VolumeNotFound
 
 TYPE_CHECKING = False
@@ -265,7 +266,7 @@ class Volumes:
         mounts.check_driver(driver, driver_opts or {})
         if name:
             mounts.check_name(name)
-        given = dict(labels or {}) if name else {**(labels or {}), ANONYMOUS_LABEL: ""}
+        given = {**parse_labels(labels or {}), **({} if name else {ANONYMOUS_LABEL: ""})}
         paths, name = self._engine.paths, name or os.urandom(32).hex()
         with paths.share(), take(paths, name, make=True):
             return establish(paths, name, driver_opts or {}, given)

@@ -505,6 +505,8 @@ def be_reaper() -> None:
     prctl.set_dumpable(0)
     if os.getpid() != 1:  # in a pid namespace that others are in, too
         _libc.prctl(_libc.PR_SET_CHILD_SUBREAPER, 1)
+    prctl.set_name("poc-init")
+    prctl.set_proctitle("poc-init")
     child = namespaces.fork()
     if child == 0:
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -512,7 +514,6 @@ def be_reaper() -> None:
         _take_foreground()
         return
     os.closerange(3, 1 << 20)
-    prctl.set_proctitle("poc-init")
     while True:
         signum = signal.sigwait(everything | {signal.SIGCHLD})
         if signum != signal.SIGCHLD:

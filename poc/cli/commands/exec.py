@@ -10,7 +10,13 @@ from poc.cli.parse import FLAG, LIST, VALUE, Args, Command, Option
 from poc.cli.terminal import DETACH_OPTION
 from poc.engine import Engine
 from poc.engine.keys import parse_keys
-from poc.errors import Conflict, NotFound
+from poc.errors import CommandNotExecutable, Conflict, InvalidArgument, NotFound, SetupError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from poc.engine.container import Container
 
 COMMAND = Command(
     arguments="CONTAINER COMMAND [ARG...]",
@@ -41,8 +47,6 @@ def run(args: Args) -> int:
 
 
 def _run(args: Args) -> int:
-    from poc.engine.execution import Execution
-
     keys = parse_keys(args.detach_keys)
     name, *command = args.arguments
     container = Engine(args.root).containers.get(name)
@@ -53,11 +57,20 @@ def _run(args: Args) -> int:
         "privileged": args.privileged,
         "tty": args.tty,
     }
+    try:
+        return _carry_out(container, command, options, args, keys)
+    except (InvalidArgument, SetupError) as error:  # no such user, no such directory, no such program
+        complain(error)
+        return max(error.exit_code, CommandNotExecutable.exit_code)
+
+
+def _carry_out(container: Container, command: list[str], options: dict[str, Any], args: Args, keys: bytes) -> int:
+    from poc.cli.terminal import attach
+    from poc.engine.execution import Execution
+
     if args.detach:
         container.exec_run(command, detach=True, **options)
         return 0
-    from poc.cli.terminal import attach
-
     execution = Execution(container, command, args.interactive, options)
     code = attach(execution, execution, args.interactive, args.tty, keys)
     if code is None:

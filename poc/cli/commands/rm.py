@@ -12,7 +12,7 @@ COMMAND = Command(
     complete="container",
     example="poc rm -f web",
     options=(
-        Option("-f --force", FLAG, "Kill the container if it runs; a missing one is no error"),
+        Option("-f --force", FLAG, "Kill the container if it runs; a missing one is no failure"),
         Option("-v --volumes", FLAG, "Remove its anonymous volumes too"),
     ),
 )
@@ -22,10 +22,6 @@ def run(args: Args) -> int:
     containers = Engine(args.root).containers
 
     def remove(name: str) -> None:
-        try:
-            containers.get(name).remove(force=args.force, v=args.volumes)
-        except ContainerNotFound:
-            if not args.force:
-                raise
+        containers.get(name).remove(force=args.force, v=args.volumes)
 
-    return each(args.arguments, remove, together=True)
+    return each(args.arguments, remove, together=True, forgiven=(ContainerNotFound,) if args.force else ())
