@@ -5,7 +5,6 @@ command line, and the check that every test leaves the host as it found it.
 from __future__ import annotations
 
 import fcntl
-import itertools
 import os
 import pty
 import shutil
@@ -300,8 +299,7 @@ def outside(own_network: None) -> Iterator[int]:
 
 def _wait_for_namespace(pid: int) -> None:
     ours = os.readlink("/proc/thread-self/ns/net")
-    while os.readlink(f"/proc/{pid}/ns/net") == ours:
-        pass
+    wait_until(lambda: os.readlink(f"/proc/{pid}/ns/net") != ours)
 
 
 @pytest.fixture
@@ -312,15 +310,15 @@ def engine(engine_root: str, own_network: None) -> Iterator[poc.Engine]:
     engine = poc.Engine(root=engine_root)
     yield engine
     engine.prune(volumes=True)
-    names = (image.references or [image.id] for image in engine.images.list())
-    for name in set(itertools.chain(*names)) - {"busybox:latest"}:
-        engine.images.remove(name, force=True)
+    for image in engine.images.list():
+        for name in set(image.references or [image.id]) - {"busybox:latest"}:
+            engine.images.remove(name, force=True)
     assert len(os.listdir(engine.images.store.layers)) == 1
 
 
-def wait_until(look: Callable[[], object]) -> None:
-    """Until ``look`` gives something true. Fails after a minute."""
-    deadline = time.monotonic() + 60
+def wait_until(look: Callable[[], object], seconds: float = 20) -> None:
+    """Until ``look`` gives something true. Fails after ``seconds``."""
+    deadline = time.monotonic() + seconds
     while not look():
         assert time.monotonic() < deadline, "never came true"
         time.sleep(0.005)

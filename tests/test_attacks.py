@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import CHECKOUT, needs
+from conftest import CHECKOUT, needs, wait_until
 from test_runtime_cli import Bundle, Runtime, bundle, runtime  # noqa: F401
 
 if TYPE_CHECKING:
@@ -372,9 +372,8 @@ def test_no_descriptor_crosses(runtime: Runtime, bundle: Bundle, tmp_path: Path)
         call("create", "--bundle", bundle.directory, "fds")
         assert call("start", "fds").returncode == 0
         assert call("exec", "fds", "sh", "-c", look).stdout.split() == wanted
-        while len(told := (report / "out").read_bytes().split()) < len(wanted):
-            time.sleep(0.01)
-        assert told == wanted
+        wait_until(lambda: len((report / "out").read_bytes().split()) >= len(wanted))
+        assert (report / "out").read_bytes().split() == wanted
         for number in range(16):
             path = f"/proc/self/fd/{number}"
             done = call("exec", "--cwd", path, "fds", "true")

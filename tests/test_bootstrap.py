@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import zstandard
-from conftest import CHECKOUT, needs
+from conftest import CHECKOUT, needs, wait_until
 from test_images import CAP_NET_RAW, _contents, _describe, _small_disk
 
 from poc import _fs, errors
@@ -313,10 +313,7 @@ def test_killed_half_way_it_leaves_no_process_no_mount_and_nothing_after_the_nex
         process.stderr.read()
     if number == signal.SIGINT:
         assert _contents(store) == {}
-    deadline = time.monotonic() + 20
-    while _processes_naming(store.data):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: not _processes_naming(store.data))
     assert store.data not in _fs.read_text("/proc/self/mountinfo")
     bootstrap.make_base(store, "dir", rootfs)
     assert len(os.listdir(store.layers)) == 1

@@ -278,7 +278,7 @@ def test_shares_divide_one_cpu(group: Cgroup, other: Cgroup) -> None:
         high.go()
         wait_until(lambda: cpu_seconds(low.pid) > 0.05 and cpu_seconds(high.pid) > 0.05)
         before = cpu_seconds(low.pid), cpu_seconds(high.pid)
-        wait_until(lambda: cpu_seconds(low.pid) + cpu_seconds(high.pid) - sum(before) > 1.5)
+        wait_until(lambda: cpu_seconds(low.pid) + cpu_seconds(high.pid) - sum(before) > 1.5, 60)
         ratio = (cpu_seconds(high.pid) - before[1]) / (cpu_seconds(low.pid) - before[0])
     assert 2.5 < ratio < 6.5
 

@@ -7,12 +7,11 @@ import os
 import pty
 import signal
 import subprocess
-import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import CommandLine, needs
+from conftest import CommandLine, needs, wait_until
 
 import poc
 from poc import _fs, errors
@@ -149,9 +148,7 @@ def test_signals_go_on_to_it(cli: CommandLine, web: poc.Container) -> None:
 def test_detached(cli: CommandLine, web: poc.Container) -> None:
     done = cli("exec", "-d", "web", "sh", "-c", "echo $$ >/tmp/pid; exec sleep 1234")
     assert (done.exit_code, done.stdout, done.stderr) == (0, "", "")
-    deadline = time.monotonic() + 30
-    while "sleep 1234" not in cli("exec", "web", "ps").stdout:
-        assert time.monotonic() < deadline
+    wait_until(lambda: "sleep 1234" in cli("exec", "web", "ps").stdout, 30)
     assert cli("exec", "-d", "web", "nosuch").exit_code == 127
     assert web.exec_run("sleep 1", detach=True) is None
     with pytest.raises(ChildProcessError):
@@ -362,8 +359,7 @@ def test_stats(cli: CommandLine, engine: poc.Engine, web: poc.Container) -> None
         detach=True, name="busy", network="none", cpus=0.5, mem_limit="64m", pids_limit=20,
     )  # fmt: skip
     try:
-        while not any(busy.logs()):
-            time.sleep(0.01)
+        wait_until(lambda: any(busy.logs()))
         lines = cli("stats", "--no-stream", "--format", "json").stdout.splitlines()
         shown = {row["Name"]: row for row in map(json.loads, lines)}
         assert shown.keys() == {"web", "busy"}

@@ -8,7 +8,7 @@ import re
 import signal
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import leaks
 import pytest
@@ -18,9 +18,6 @@ import poc
 from poc import _fs, errors
 from poc.engine.health import HEALTHY, STARTING, UNHEALTHY, Health, command, effective, output, parse_check, seconds
 from poc.images.store import Store
-
-if TYPE_CHECKING:
-    pass
 
 kernel = needs("root", "overlay", "program:busybox")
 ALONE: dict[str, Any] = {"detach": True, "network": "none"}
@@ -85,7 +82,7 @@ def health_of(container: poc.Container) -> dict[str, Any]:
 
 
 def await_status(container: poc.Container, status: str) -> dict[str, Any]:
-    wait_until(lambda: health_of(container)["Status"] == status)
+    wait_until(lambda: health_of(container)["Status"] == status, 30)
     return health_of(container)
 
 
@@ -118,7 +115,7 @@ def test_its_life(cli: CommandLine, engine: poc.Engine) -> None:
     assert container.exec_run(["touch", "/ok"]) is not None
     assert await_status(container, "healthy")["FailingStreak"] == 0
     assert "(healthy)" in cli("ps").stdout
-    wait_until(lambda: [entry["ExitCode"] for entry in health_of(container)["Log"]] == [0] * 5)
+    wait_until(lambda: [entry["ExitCode"] for entry in health_of(container)["Log"]] == [0] * 5, 30)
     container.stop(timeout=5)
     health = health_of(container)
     assert health["Status"] == "unhealthy" and len(health["Log"]) == 5  # docker's word for what does not run
@@ -171,7 +168,7 @@ def test_none_while_paused(engine: poc.Engine) -> None:
     time.sleep(0.4)
     assert health_of(container) == {"Status": "healthy", "FailingStreak": 0, "Log": log}
     container.unpause()
-    wait_until(lambda: health_of(container)["Log"] != log)
+    wait_until(lambda: health_of(container)["Log"] != log, 30)
     container.remove(force=True)
 
 
@@ -198,9 +195,9 @@ def test_with_a_restart_policy(engine: poc.Engine) -> None:
     container = checked(engine, "true", restart_policy="always")
     await_status(container, "healthy")
     os.kill(container.attrs["State"]["Pid"], signal.SIGKILL)
-    wait_until(lambda: container.attrs["RestartCount"] == 1 and container.status == "running")
+    wait_until(lambda: container.attrs["RestartCount"] == 1 and container.status == "running", 30)
     first = health_of(container)["Log"][-1]
-    wait_until(lambda: health_of(container)["Status"] == "healthy" and health_of(container)["Log"][-1] != first)
+    wait_until(lambda: health_of(container)["Status"] == "healthy" and health_of(container)["Log"][-1] != first, 30)
     container.remove(force=True)
 
 
@@ -224,7 +221,7 @@ def test_it_costs_no_interpreter_and_little_memory(cli: CommandLine, engine: poc
         time.sleep(0.05)
     assert sorted(sizes)[len(sizes) // 2] <= 10 << 10, sizes  # alone on a host it shares its libraries with nobody
     container.stop(timeout=5)
-    wait_until(lambda: not [process for process in leaks.our_processes() if process.parent == monitor])
+    wait_until(lambda: not [process for process in leaks.our_processes() if process.parent == monitor], 30)
     container.remove()
 
 
@@ -251,13 +248,13 @@ def test_the_end_leaves_none_behind(engine: poc.Engine) -> None:
     for end in ("stop", "monitor", "kill"):
         container = checked(engine, "sleep 30")
         monitor = monitor_of(engine, container)
-        wait_until(sleepers)
+        wait_until(sleepers, 30)
         if end == "monitor":
             os.kill(monitor, signal.SIGKILL)
         else:
             getattr(container, end)()
         container.wait(20)
         assert health_of(container) == {"Status": "unhealthy", "FailingStreak": 0, "Log": []}, end
-        wait_until(lambda: not leaks.our_processes())
+        wait_until(lambda: not leaks.our_processes(), 30)
         assert json.dumps(container.attrs)
         container.remove(force=True)

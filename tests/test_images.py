@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import zstandard
-from conftest import CHECKOUT, needs
+from conftest import CHECKOUT, needs, wait_until
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -666,8 +666,7 @@ def test_a_live_call_is_left_alone_and_a_killed_one_cleaned_up(store: Store, sma
         for process in (live, killed):
             process.stdin.write(data[: 3 << 20])  # type: ignore[union-attr]
             process.stdin.flush()  # type: ignore[union-attr]
-        while sum(os.path.exists(f"{store.layers}/{work}/rootfs/a") for work in _entries(store.layers)) < 2:
-            time.sleep(0.01)
+        wait_until(lambda: sum(os.path.exists(f"{store.layers}/{w}/rootfs/a") for w in _entries(store.layers)) >= 2)
         store.clean()
         assert len(os.listdir(store.layers)) == 2
         killed.kill()

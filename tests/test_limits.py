@@ -76,9 +76,9 @@ def test_cpu_time_is_bounded_for_all_processes_together(engine: poc.Engine, limi
     def figures() -> dict[str, int]:
         return group(container).stats()["cpu"]  # type: ignore[no-any-return]
 
-    wait_until(lambda: figures()["throttled_periods"] > 2)
+    wait_until(lambda: figures()["throttled_periods"] > 2, 60)
     began, before = time.monotonic(), figures()
-    wait_until(lambda: figures()["throttled_periods"] > before["throttled_periods"] + 5)
+    wait_until(lambda: figures()["throttled_periods"] > before["throttled_periods"] + 5, 60)
     time.sleep(1.5)
     used = figures()["usage"] - before["usage"]
     assert 0 < used / 1e9 < 0.3 * (time.monotonic() - began)
@@ -93,7 +93,7 @@ def test_shares_divide_the_cpu_they_meet_on(engine: poc.Engine) -> None:
         return group(container).stats()["cpu"]["usage"]  # type: ignore[no-any-return]
 
     before = used(low), used(high)
-    wait_until(lambda: used(low) + used(high) - sum(before) > 2e9)
+    wait_until(lambda: used(low) + used(high) - sum(before) > 2e9, 60)
     assert 2.2 < (used(high) - before[1]) / (used(low) - before[0]) < 6.5
 
 
@@ -116,7 +116,7 @@ def test_cpuset_mems_says_where_its_memory_comes_from(engine: poc.Engine, node: 
         words = next(line for line in _fs.read_text(file).splitlines() if line.startswith("file")).split()
         return {name: int(count) for name, _, count in (word.partition("=") for word in words) if name[0] == "N"}
 
-    wait_until(lambda: sum(cache().values()) >= (16 * MB if host().v2("memory") else 16 * MB // 4096))
+    wait_until(lambda: sum(cache().values()) >= (16 * MB if host().v2("memory") else 16 * MB // 4096), 60)
     there = cache()[f"N{node}"]
     assert there > 0.95 * sum(cache().values())
 
@@ -149,13 +149,13 @@ def test_an_oom_kill_is_in_inspect_from_then_on(engine: poc.Engine) -> None:
     def state() -> list[Any]:
         return [container.attrs["State"][key] for key in ("Running", "OOMKilled", "ExitCode")]
 
-    wait_until(lambda: any(data == b"killed\n" for _, data in container.logs()))
+    wait_until(lambda: any(data == b"killed\n" for _, data in container.logs()), 60)
     assert state() == [True, True, 0]
     os.mkdir(f"/proc/{container.attrs['State']['Pid']}/root/tmp/go")
     assert container.wait(timeout=60) == 137
     assert state() == [False, True, 137]
     container.start()
-    wait_until(lambda: state()[0])
+    wait_until(lambda: state()[0], 60)
     container.remove(force=True)
 
 
@@ -232,7 +232,7 @@ def test_under_pressure_a_reservation_is_kept_and_what_is_above_goes_first(engin
     fill = "dd if=/dev/zero of=/tmp/file bs=1M count=96; sync; echo; sleep 1000"
     above, within = (start(engine, fill, mem_reservation=reservation) for reservation in ("8m", "160m"))
     for container in (above, within):
-        wait_until(lambda container=container: any(container.logs(stderr=False)))  # type: ignore[misc]
+        wait_until(lambda container=container: any(container.logs(stderr=False)), 60)  # type: ignore[misc]
 
     def used(container: Container) -> int:
         return group(container).stats()["memory"]["usage"]  # type: ignore[no-any-return]
@@ -250,7 +250,7 @@ def test_with_oom_kill_disabled_a_process_waits_and_can_be_killed(engine: poc.En
     grow = "x=0123456789; while :; do x=$x$x; done"
     container = start(engine, grow, mem_limit="16m", memswap_limit="16m", oom_kill_disable=True)
     control = f"{host().controllers['memory']}/{group(container).path}/memory.oom_control"
-    wait_until(lambda: "under_oom 1" in _fs.read_text(control))
+    wait_until(lambda: "under_oom 1" in _fs.read_text(control), 60)
     assert (container.status, container.attrs["State"]["OOMKilled"]) == ("running", False)
     container.kill()
     assert container.wait(timeout=60) == 137
@@ -375,7 +375,7 @@ def test_buffered_writes_are_throttled_as_the_help_says(engine: poc.Engine, cli:
     option = {"device_write_bps": [{"Path": disk.path, "Rate": MB}], "volumes": [f"{disk.mount}:/mnt"]}
     script = "dd if=/dev/zero of=/mnt/file bs=1M count=24 2>/dev/null; echo; exec sleep 1000"
     container = start(engine, script, **option)
-    wait_until(lambda: any(container.logs(stderr=False)))
+    wait_until(lambda: any(container.logs(stderr=False)), 60)
     began = time.monotonic()
     subprocess.check_call(["sync", "--file-system", disk.mount])
     took = time.monotonic() - began
@@ -421,12 +421,12 @@ def test_weights_divide_a_disk_that_heeds_them_and_are_refused_elsewhere(
     def ratio() -> float:
         before = bytes_read(light), bytes_read(heavy)
         time.sleep(1)
-        wait_until(lambda: bytes_read(light) > before[0] + 8 * MB)
+        wait_until(lambda: bytes_read(light) > before[0] + 8 * MB, 60)
         return (bytes_read(heavy) - before[1]) / (bytes_read(light) - before[0])
 
     # On a busy machine the readers may not come to ask for more, and then there is nothing to divide; hence the shares,
     # and more than one attempt. Without weights it is about 1.
-    wait_until(lambda: ratio() > 2.5)
+    wait_until(lambda: ratio() > 2.5, 60)
 
 
 @needs_io

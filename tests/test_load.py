@@ -47,7 +47,7 @@ def test_each_is_its_own(engine: poc.Engine, cli: CommandLine) -> None:
 
     addresses = [each["NetworkSettings"]["IPAddress"] for each in described]
     assert len(set(addresses)) == len(ids)
-    wait_until(lambda: all(any(cli("logs", id)) for id in ids[:5]))
+    wait_until(lambda: all(any(cli("logs", id)) for id in ids[:5]), 60)
     assert [cli("logs", id) for id in ids[:5]] == [(f"{address}\n", "", 0) for address in addresses[:5]], (
         "what it has is what is said"
     )

@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from conftest import CHECKOUT, needs
+from conftest import CHECKOUT, needs, wait_until
 from oci_examples import PATH, merge
 
 from poc import _processes
@@ -982,10 +982,7 @@ def test_a_killed_create_leaves_what_delete_can_undo(runtime: Runtime, bundle: B
     bundle.write("sleep", "60")
     runtime.ids.add("killed")
     with subprocess.Popen([*runtime.command, "create", "--bundle", bundle.directory, "killed"]) as creator:
-        deadline = time.monotonic() + 20
-        while not (tmp_path / "in").exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_until((tmp_path / "in").exists)
         assert runtime.state("killed")["status"] == "creating"
         creator.send_signal(signal.SIGKILL)
     assert runtime.state("killed")["status"] == "stopped"

@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import needs
+from conftest import needs, wait_until
 from oci_examples import PATH
 from test_runtime_cli import Bundle, Runtime
 from test_runtime_cli import bundle as bundle
@@ -503,10 +503,7 @@ def test_events_of_memory_that_is_out(each: Runtime, bundle: Bundle, output: Any
     ) as run:
         each.ids.add("hungry")
         assert run.stdin is not None
-        deadline = time.monotonic() + 20
-        while each("state", "hungry").exit_code or each.state("hungry")["status"] != "running":
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(lambda: not each("state", "hungry").exit_code and each.state("hungry")["status"] == "running")
         command = [*each.command, "events", "--interval", "1h", "hungry"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as events:
             assert events.stdout is not None

@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import CommandLine, needs
+from conftest import CommandLine, needs, wait_until
 
 from poc import _fs, cgroups
 from poc.cli.commands import system_doctor
@@ -62,8 +62,7 @@ def test_df_measures(cli: CommandLine, engine: poc.Engine) -> None:
     cli("run", "--name", "writer", "-v", "kept:/data", *ALONE, "busybox", "sh", "-c", f"{write}; cp /three /data")
     cli("run", "-d", "--name", "up", *ALONE, "busybox", "sh", "-c", f"{write}; sleep 100")
     cli("volume", "create", "idle")
-    while engine.containers.get("up").sizes()[0] < 3_000_000:
-        time.sleep(0.01)
+    wait_until(lambda: engine.containers.get("up").sizes()[0] >= 3_000_000)
     rows = {row["Type"]: row for row in map(json.loads, cli("system", "df", "--format", "json").stdout.splitlines())}
     assert rows["Containers"] == {
         **{"Type": "Containers", "TotalCount": "2", "Active": "1", "Size": "6MB", "Reclaimable": "3MB (50%)"},

@@ -11,7 +11,7 @@ import threading
 import time
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from conftest import IMAGE_CONFIG, CommandLine, needs
@@ -22,9 +22,6 @@ import poc
 from poc.engine import volumes as engine_volumes
 from poc.engine.store import listed
 from poc.errors import Conflict, InvalidArgument, PocError, Unsupported, VolumeNotFound
-
-if TYPE_CHECKING:
-    pass
 
 pytestmark = needs("root", "overlay", "program:busybox")
 

@@ -25,13 +25,14 @@ import errno
 import fcntl
 import json
 import os
-import select
 import signal
 import socket
 import stat
 from contextlib import ExitStack
 
 from poc import _fs, _libc, namespaces, rootfs
+from poc._fs import identity
+from poc._processes import await_either, send_signal
 from poc.cgroups import Cgroup
 from poc.engine.config import APART, OWN_RUNTIME, SETTINGS
 from poc.errors import CommandNotExecutable, CommandNotFound, InvalidArgument, SetupError
@@ -418,19 +419,14 @@ def _run(words: Sequence[str], directory: str, stdio: tuple[int, int, int], pati
         if patience is not None:
             _kill_late(child, patience)
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    except (ChildProcessError, ProcessLookupError):
+    except ChildProcessError:
         return 0  # a program that ignores SIGCHLD, or reaps what it does not know, cleans up after a killed monitor
 
 
 def _kill_late(child: int, patience: float) -> None:
-    pidfd = os.pidfd_open(child)
-    try:
-        poller = select.poll()
-        poller.register(pidfd, select.POLLIN)
-        if not poller.poll(patience * 1000):
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-    finally:
-        os.close(pidfd)
+    process = identity(child)
+    if not await_either([process], patience):
+        send_signal(process, signal.SIGKILL)
 
 
 def _execute(words: Sequence[str], directory: str, stdio: tuple[int, int, int], parent: int) -> int:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-import select
 import shutil
 import subprocess
 import tempfile
 
+from poc._fs import identity
+from poc._processes import await_either
 from poc.bench.image import PATH
 from poc.bench.network import Network
 from poc.errors import PocError
@@ -160,14 +161,8 @@ def _end(process: subprocess.Popen[bytes]) -> int:
     Popen.wait with a timeout only looks now and then, every 50 ms in the end: every figure would be a step of that.
     """
     try:
-        fd = os.pidfd_open(process.pid)
-        try:
-            poll = select.poll()
-            poll.register(fd, select.POLLIN)
-            if not poll.poll(PATIENCE * 1000):
-                raise TimeoutError(f"{PATIENCE:.0f} s passed without an end of it")
-        finally:
-            os.close(fd)
+        if not await_either([identity(process.pid)], PATIENCE):
+            raise TimeoutError(f"{PATIENCE:.0f} s passed without an end of it")
     except BaseException:
         process.kill()
         process.wait()

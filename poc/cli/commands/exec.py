@@ -10,7 +10,7 @@ from poc.cli.parse import FLAG, LIST, VALUE, Args, Command, Option
 from poc.cli.terminal import DETACH_OPTION
 from poc.engine import Engine
 from poc.engine.keys import parse_keys
-from poc.errors import CommandNotExecutable, Conflict, InvalidArgument, NotFound, SetupError
+from poc.errors import CommandNotExecutable, CommandNotFound, Conflict, InvalidArgument, NotFound, SetupError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,9 +59,10 @@ def _run(args: Args) -> int:
     }
     try:
         return _carry_out(container, command, options, args, keys)
-    except (InvalidArgument, SetupError) as error:  # no such user, no such directory, no such program
-        complain(error)
-        return max(error.exit_code, CommandNotExecutable.exit_code)
+    except (CommandNotFound, CommandNotExecutable):
+        raise
+    except (InvalidArgument, SetupError) as error:  # no such user, no such directory
+        raise CommandNotExecutable(str(error)) from error
 
 
 def _carry_out(container: Container, command: list[str], options: dict[str, Any], args: Args, keys: bytes) -> int:
