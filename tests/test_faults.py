@@ -462,6 +462,7 @@ def test_pid_used_again(engine: poc.Engine) -> None:
     container = engine.containers.run("busybox", SLEEP, detach=True, network="none")
     path = engine.paths.runtime(container.id, "state.json")
     state = _fs.read_json(path)
+    time.sleep(0.05)  # start times are counted in hundredths of a second
     other = subprocess.Popen(SLEEP)
     try:
         _fs.write_json(path, {**state, "init": [other.pid, state["init"][1]]})
